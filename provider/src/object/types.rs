@@ -1,0 +1,431 @@
+//! Plain data that verbs calls take and give: no behaviour, no handles.
+
+use std::net::IpAddr;
+
+bitflags::bitflags! {
+    /// What may be done to a memory region; the values are ibv_reg_mr(3)'s.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub struct Access: u32 {
+        /// The local device may write (receive, READ response, atomic result).
+        const LOCAL_WRITE = 1;
+        /// Peers may write.
+        const REMOTE_WRITE = 1 << 1;
+        /// Peers may read.
+        const REMOTE_READ = 1 << 2;
+        /// Peers may perform atomics.
+        const REMOTE_ATOMIC = 1 << 3;
+        /// Memory windows may be bound to it.
+        const MW_BIND = 1 << 4;
+        /// Addresses count from 0.
+        const ZERO_BASED = 1 << 5;
+        /// Pages need not be present.
+        const ON_DEMAND = 1 << 6;
+        /// Backed by huge pages (a hint).
+        const HUGETLB = 1 << 7;
+        /// Writes may be reordered (a hint).
+        const RELAXED_ORDERING = 1 << 20;
+    }
+}
+
+bitflags::bitflags! {
+    /// Per-request flags of ibv_post_send(3).
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub struct SendFlags: u32 {
+        /// Wait for earlier READs and atomics.
+        const FENCE = 1;
+        /// Ask for a completion.
+        const SIGNALED = 1 << 1;
+        /// Wake a receiver that waits for solicited completions.
+        const SOLICITED = 1 << 2;
+    }
+}
+
+/// A scatter/gather element; laid out as `struct ibv_sge`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sge {
+    /// Virtual address (or offset, in a zero-based region).
+    pub addr: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Key of the memory region that holds it.
+    pub lkey: u32,
+}
+
+/// Where a one-sided request goes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Remote {
+    /// Address in the peer's memory region.
+    pub addr: u64,
+    /// The region's remote key.
+    pub rkey: u32,
+}
+
+/// What a send request does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SendOp {
+    /// RDMA WRITE.
+    Write(Remote),
+    /// RDMA WRITE that consumes a receive and delivers `imm` (network byte order, as in `ibv_wc`).
+    WriteImm(Remote, u32),
+    /// SEND.
+    Send,
+    /// SEND with immediate data (network byte order).
+    SendImm(u32),
+    /// SEND that invalidates the peer's key.
+    SendInv(u32),
+    /// RDMA READ.
+    Read(Remote),
+    /// Compare and swap on 8 aligned bytes.
+    CompareSwap {
+        /// The 8 bytes.
+        at: Remote,
+        /// Swapped in if equal to this.
+        compare: u64,
+        /// The new value.
+        swap: u64,
+    },
+    /// Fetch and add on 8 aligned bytes.
+    FetchAdd {
+        /// The 8 bytes.
+        at: Remote,
+        /// Added.
+        add: u64,
+    },
+    /// Invalidate a local key.
+    LocalInv(u32),
+}
+
+/// Where a send request's payload is.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// In registered memory.
+    Sges(&'a [Sge]),
+    /// Copied at posting time; needs no key (IBV_SEND_INLINE).
+    Inline(&'a [u8]),
+}
+
+/// A request for [`crate::object::Qp::post_send`].
+#[derive(Clone, Copy, Debug)]
+pub struct SendWr<'a> {
+    /// Returned in the completion.
+    pub id: u64,
+    /// The operation.
+    pub op: SendOp,
+    /// Its flags.
+    pub flags: SendFlags,
+    /// Its data.
+    pub payload: Payload<'a>,
+}
+
+/// A request for [`crate::object::Qp::post_recv`].
+#[derive(Clone, Copy, Debug)]
+pub struct RecvWr<'a> {
+    /// Returned in the completion.
+    pub id: u64,
+    /// Where the message goes.
+    pub sges: &'a [Sge],
+}
+
+/// How a request ended; the order and values are `enum ibv_wc_status`'s.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// Done.
+    Success = 0,
+    /// A receive was too short for its message, or a message too long for the device.
+    LocLen = 1,
+    /// A local QP operation error.
+    LocQpOp = 2,
+    /// A local key, range or right was wrong.
+    LocProt = 4,
+    /// Flushed: the QP was in, or went to, the error state.
+    WrFlush = 5,
+    /// The peer found the request invalid.
+    RemInvReq = 9,
+    /// The peer's key, range or rights did not allow it.
+    RemAccess = 10,
+    /// The peer could not complete the request.
+    RemOp = 11,
+    /// No answer within the retry budget.
+    RetryExc = 12,
+    /// The peer posted no receive within the receiver-not-ready budget.
+    RnrRetryExc = 13,
+}
+
+/// What completed; the values are `enum ibv_wc_opcode`'s.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WcOpcode {
+    /// A SEND, at the sender.
+    Send = 0,
+    /// A WRITE.
+    RdmaWrite = 1,
+    /// A READ.
+    RdmaRead = 2,
+    /// A compare and swap.
+    CompSwap = 3,
+    /// A fetch and add.
+    FetchAdd = 4,
+    /// A local invalidation.
+    LocalInv = 6,
+    /// A received SEND.
+    Recv = 128,
+    /// A received WRITE with immediate.
+    RecvRdmaWithImm = 129,
+}
+
+/// What a receive completion carries beside its bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Extra {
+    /// Nothing.
+    #[default]
+    None,
+    /// Immediate data, network byte order.
+    Imm(u32),
+    /// The key that the sender invalidated.
+    Invalidated(u32),
+}
+
+/// An entry of a completion queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Completion {
+    /// The request's id.
+    pub id: u64,
+    /// How it ended. On failure only `id`, `status` and `qpn` mean anything.
+    pub status: Status,
+    /// What it was.
+    pub opcode: WcOpcode,
+    /// Bytes received (receives, READs, atomics).
+    pub len: u32,
+    /// The local QP's number.
+    pub qpn: u32,
+    /// Immediate data or an invalidated key.
+    pub extra: Extra,
+    /// A receive completion that asked for a solicited event, or any failure.
+    pub solicited: bool,
+}
+
+/// The kinds of queue pair.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum QpType {
+    /// Reliable connected.
+    Rc,
+}
+
+/// States of a queue pair; the values are `enum ibv_qp_state`'s.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum QpState {
+    /// Created or reset.
+    Reset = 0,
+    /// Receives may be posted.
+    Init = 1,
+    /// Ready to receive.
+    Rtr = 2,
+    /// Ready to send.
+    Rts = 3,
+    /// Send queue drained.
+    Sqd = 4,
+    /// Send queue error (never entered by RC).
+    Sqe = 5,
+    /// Error: everything is flushed.
+    Err = 6,
+}
+
+/// Queue sizes of a QP; `struct ibv_qp_cap`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct QpCap {
+    /// Outstanding send requests.
+    pub send_wr: u32,
+    /// Outstanding receive requests.
+    pub recv_wr: u32,
+    /// Elements per send request.
+    pub send_sge: u32,
+    /// Elements per receive request.
+    pub recv_sge: u32,
+    /// Inline bytes per send request.
+    pub inline: u32,
+}
+
+/// The address of a peer: `struct ibv_ah_attr` with its GRH; RoCE knows no LIDs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AhAttr {
+    /// The peer's GID.
+    pub dgid: Gid,
+    /// Index of our GID.
+    pub sgid_index: u8,
+    /// Flow label, kept for ibv_query_qp(3).
+    pub flow_label: u32,
+    /// Hop limit, kept for ibv_query_qp(3).
+    pub hop_limit: u8,
+    /// Traffic class.
+    pub traffic_class: u8,
+    /// Service level, kept for ibv_query_qp(3).
+    pub sl: u8,
+    /// Port number.
+    pub port: u8,
+}
+
+/// What ibv_modify_qp(3) changes: `None` leaves an attribute as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QpModify {
+    /// The state to go to.
+    pub state: Option<QpState>,
+    /// The state the caller believes it is in.
+    pub cur_state: Option<QpState>,
+    /// Remote rights of the QP.
+    pub access: Option<Access>,
+    /// Partition key index: only 0 exists.
+    pub pkey_index: Option<u16>,
+    /// Port: only 1 exists.
+    pub port: Option<u8>,
+    /// The peer's address.
+    pub ah: Option<AhAttr>,
+    /// Path MTU code, 1 (256 B) to 5 (4096 B); kept for ibv_query_qp(3).
+    pub path_mtu: Option<u32>,
+    /// Local ack timeout, 0..=31.
+    pub timeout: Option<u8>,
+    /// Retries, 0..=7.
+    pub retry_cnt: Option<u8>,
+    /// Receiver-not-ready retries, 0..=7; 7 means for ever.
+    pub rnr_retry: Option<u8>,
+    /// First PSN expected.
+    pub rq_psn: Option<u32>,
+    /// READs and atomics outstanding as requester.
+    pub max_rd_atomic: Option<u8>,
+    /// Minimum receiver-not-ready timer code, 0..=31.
+    pub min_rnr_timer: Option<u8>,
+    /// First PSN sent.
+    pub sq_psn: Option<u32>,
+    /// READs and atomics accepted as responder.
+    pub max_dest_rd_atomic: Option<u8>,
+    /// The peer's QP number.
+    pub dest_qpn: Option<u32>,
+    /// Ask for an SQ_DRAINED event.
+    pub sqd_async_notify: bool,
+}
+
+/// What ibv_query_qp(3) gives.
+#[derive(Clone, Copy, Debug)]
+pub struct QpAttr {
+    /// Present state.
+    pub state: QpState,
+    /// Remote rights.
+    pub access: Access,
+    /// Partition key index.
+    pub pkey_index: u16,
+    /// Port.
+    pub port: u8,
+    /// The peer's address.
+    pub ah: AhAttr,
+    /// Path MTU code.
+    pub path_mtu: u32,
+    /// Local ack timeout.
+    pub timeout: u8,
+    /// Retries.
+    pub retry_cnt: u8,
+    /// Receiver-not-ready retries.
+    pub rnr_retry: u8,
+    /// First PSN expected.
+    pub rq_psn: u32,
+    /// READs and atomics outstanding as requester.
+    pub max_rd_atomic: u8,
+    /// Minimum receiver-not-ready timer code.
+    pub min_rnr_timer: u8,
+    /// First PSN sent.
+    pub sq_psn: u32,
+    /// READs and atomics accepted as responder.
+    pub max_dest_rd_atomic: u8,
+    /// The peer's QP number.
+    pub dest_qpn: u32,
+    /// Queue sizes.
+    pub cap: QpCap,
+}
+
+/// A 128-bit port address: an IPv6 address, or an IPv4-mapped one.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Gid(pub [u8; 16]);
+
+impl Gid {
+    /// The IP address it stands for; IPv4-mapped ones come out as IPv4.
+    #[must_use]
+    pub fn ip(self) -> IpAddr {
+        std::net::Ipv6Addr::from(self.0).to_canonical()
+    }
+}
+
+impl From<IpAddr> for Gid {
+    fn from(ip: IpAddr) -> Self {
+        Gid(match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+}
+
+/// What went wrong asynchronously; ibv_get_async_event(3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AsyncEvent {
+    /// A completion queue overflowed and is dead.
+    CqErr(Cookie),
+    /// A QP went to the error state for a reason of its own.
+    QpFatal(Cookie),
+    /// The peer sent a malformed or unsupported request.
+    QpReqErr(Cookie),
+    /// The peer asked for memory it may not touch.
+    QpAccessErr(Cookie),
+    /// The first message arrived while the QP was still RTR.
+    CommEst(Cookie),
+    /// The send queue has drained (SQD).
+    SqDrained(Cookie),
+    /// The link came up; port number.
+    PortActive(u8),
+    /// The link went down; port number.
+    PortErr(u8),
+    /// The port's GID table changed; port number.
+    GidChange(u8),
+}
+
+/// An opaque word that the creator of an object gets back in its events (libshim: the C object's address).
+pub type Cookie = usize;
+
+/// Why a verb failed. It has then done nothing.
+#[derive(Debug)]
+pub enum Error {
+    /// An argument makes no sense; says which (EINVAL).
+    Invalid(&'static str),
+    /// A state does not allow the call, or a limit is exceeded; says which (EINVAL).
+    State(&'static str),
+    /// Not enough memory or queue room (ENOMEM).
+    NoMemory,
+    /// dmverbs does not do this (EOPNOTSUPP).
+    NotSupported,
+    /// Others still use the object (EBUSY).
+    Busy,
+    /// The memory is not mapped with these rights (EFAULT).
+    Fault,
+    /// A system call failed.
+    Io(std::io::Error),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Invalid(what) | Error::State(what) => f.write_str(what),
+            Error::NoMemory => f.write_str("no room left"),
+            Error::NotSupported => f.write_str("not supported"),
+            Error::Busy => f.write_str("still in use"),
+            Error::Fault => f.write_str("memory is not mapped with these rights"),
+            Error::Io(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Self {
+        Error::Io(e)
+    }
+}
