@@ -2,43 +2,7 @@
 
 use std::net::IpAddr;
 
-bitflags::bitflags! {
-    /// What may be done to a memory region; the values are ibv_reg_mr(3)'s.
-    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-    pub struct Access: u32 {
-        /// The local device may write (receive, READ response, atomic result).
-        const LOCAL_WRITE = 1;
-        /// Peers may write.
-        const REMOTE_WRITE = 1 << 1;
-        /// Peers may read.
-        const REMOTE_READ = 1 << 2;
-        /// Peers may perform atomics.
-        const REMOTE_ATOMIC = 1 << 3;
-        /// Memory windows may be bound to it.
-        const MW_BIND = 1 << 4;
-        /// Addresses count from 0.
-        const ZERO_BASED = 1 << 5;
-        /// Pages need not be present.
-        const ON_DEMAND = 1 << 6;
-        /// Backed by huge pages (a hint).
-        const HUGETLB = 1 << 7;
-        /// Writes may be reordered (a hint).
-        const RELAXED_ORDERING = 1 << 20;
-    }
-}
-
-bitflags::bitflags! {
-    /// Per-request flags of ibv_post_send(3).
-    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-    pub struct SendFlags: u32 {
-        /// Wait for earlier READs and atomics.
-        const FENCE = 1;
-        /// Ask for a completion.
-        const SIGNALED = 1 << 1;
-        /// Wake a receiver that waits for solicited completions.
-        const SOLICITED = 1 << 2;
-    }
-}
+pub use dmverbs_proto::{Access, Completion, Extra, Remote, SendFlags, SendOp, Status, WcOpcode};
 
 /// A scatter/gather element; laid out as `struct ibv_sge`.
 #[repr(C)]
@@ -50,50 +14,6 @@ pub struct Sge {
     pub length: u32,
     /// Key of the memory region that holds it.
     pub lkey: u32,
-}
-
-/// Where a one-sided request goes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Remote {
-    /// Address in the peer's memory region.
-    pub addr: u64,
-    /// The region's remote key.
-    pub rkey: u32,
-}
-
-/// What a send request does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SendOp {
-    /// RDMA WRITE.
-    Write(Remote),
-    /// RDMA WRITE that consumes a receive and delivers `imm` (network byte order, as in `ibv_wc`).
-    WriteImm(Remote, u32),
-    /// SEND.
-    Send,
-    /// SEND with immediate data (network byte order).
-    SendImm(u32),
-    /// SEND that invalidates the peer's key.
-    SendInv(u32),
-    /// RDMA READ.
-    Read(Remote),
-    /// Compare and swap on 8 aligned bytes.
-    CompareSwap {
-        /// The 8 bytes.
-        at: Remote,
-        /// Swapped in if equal to this.
-        compare: u64,
-        /// The new value.
-        swap: u64,
-    },
-    /// Fetch and add on 8 aligned bytes.
-    FetchAdd {
-        /// The 8 bytes.
-        at: Remote,
-        /// Added.
-        add: u64,
-    },
-    /// Invalidate a local key.
-    LocalInv(u32),
 }
 
 /// Where a send request's payload is.
@@ -125,85 +45,6 @@ pub struct RecvWr<'a> {
     pub id: u64,
     /// Where the message goes.
     pub sges: &'a [Sge],
-}
-
-/// How a request ended; the order and values are `enum ibv_wc_status`'s.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Status {
-    /// Done.
-    Success = 0,
-    /// A receive was too short for its message, or a message too long for the device.
-    LocLen = 1,
-    /// A local QP operation error.
-    LocQpOp = 2,
-    /// A local key, range or right was wrong.
-    LocProt = 4,
-    /// Flushed: the QP was in, or went to, the error state.
-    WrFlush = 5,
-    /// The peer found the request invalid.
-    RemInvReq = 9,
-    /// The peer's key, range or rights did not allow it.
-    RemAccess = 10,
-    /// The peer could not complete the request.
-    RemOp = 11,
-    /// No answer within the retry budget.
-    RetryExc = 12,
-    /// The peer posted no receive within the receiver-not-ready budget.
-    RnrRetryExc = 13,
-}
-
-/// What completed; the values are `enum ibv_wc_opcode`'s.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum WcOpcode {
-    /// A SEND, at the sender.
-    Send = 0,
-    /// A WRITE.
-    RdmaWrite = 1,
-    /// A READ.
-    RdmaRead = 2,
-    /// A compare and swap.
-    CompSwap = 3,
-    /// A fetch and add.
-    FetchAdd = 4,
-    /// A local invalidation.
-    LocalInv = 6,
-    /// A received SEND.
-    Recv = 128,
-    /// A received WRITE with immediate.
-    RecvRdmaWithImm = 129,
-}
-
-/// What a receive completion carries beside its bytes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Extra {
-    /// Nothing.
-    #[default]
-    None,
-    /// Immediate data, network byte order.
-    Imm(u32),
-    /// The key that the sender invalidated.
-    Invalidated(u32),
-}
-
-/// An entry of a completion queue.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Completion {
-    /// The request's id.
-    pub id: u64,
-    /// How it ended. On failure only `id`, `status` and `qpn` mean anything.
-    pub status: Status,
-    /// What it was.
-    pub opcode: WcOpcode,
-    /// Bytes received (receives, READs, atomics).
-    pub len: u32,
-    /// The local QP's number.
-    pub qpn: u32,
-    /// Immediate data or an invalidated key.
-    pub extra: Extra,
-    /// A receive completion that asked for a solicited event, or any failure.
-    pub solicited: bool,
 }
 
 /// The kinds of queue pair.

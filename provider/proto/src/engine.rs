@@ -1,0 +1,613 @@
+//! One QP: requester and responder on one stream, with their errors and timers.
+
+use crate::Tick;
+use crate::frame::{DecodeError, Frame, Op};
+use crate::hello::Hello;
+use crate::requester::{Emitted, Requester};
+use crate::responder::{Destination, Responder};
+use crate::work::{AtomicOp, Completion, Request, Status};
+
+/// Queue sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Send requests outstanding at most.
+    pub send_wr: usize,
+    /// Receives outstanding at most.
+    pub recv_wr: usize,
+}
+
+/// How patient a QP is, and how much it asks at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Time without any progress after which the peer counts as lost; `None`: for ever.
+    pub retry: Option<Tick>,
+    /// Receiver-not-ready retries; 7: for ever.
+    pub rnr_retry: u8,
+    /// READs and atomics in flight as requester.
+    pub max_rd_atomic: u8,
+    /// READs and atomics accepted at a time as responder.
+    pub max_dest_rd_atomic: u8,
+}
+
+/// Why a connection cannot go on: the peer broke the protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fatal {
+    /// Bytes that are no frame.
+    Decode(DecodeError),
+    /// A frame that cannot come here; the peer ….
+    Sequence(&'static str),
+}
+
+impl core::fmt::Display for Fatal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Fatal::Decode(e) => e.fmt(f),
+            Fatal::Sequence(what) => write!(f, "the peer {what}"),
+        }
+    }
+}
+
+impl From<DecodeError> for Fatal {
+    fn from(e: DecodeError) -> Fatal {
+        Fatal::Decode(e)
+    }
+}
+
+/// Why a request of the peer is not executed (WIRE §6).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// Its key, range or rights do not allow it.
+    Access = 1,
+    /// It is malformed, or asks for more at a time than was agreed.
+    Invalid = 2,
+    /// A fault on this side, which its own receive reports.
+    Local = 3,
+    /// It is longer than the receive.
+    TooLong = 4,
+}
+
+impl Refusal {
+    fn remote_status(code: u32) -> Status {
+        match code {
+            1 => Status::RemAccess,
+            3 => Status::RemOp,
+            _ => Status::RemInvReq,
+        }
+    }
+}
+
+/// Where the payload of a frame to send comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// There is none.
+    None,
+    /// The request in `slot` of the send queue.
+    Request {
+        /// The slot that `post_send` gave.
+        slot: u32,
+        /// Where in its payload this frame begins.
+        offset: u32,
+    },
+    /// The memory resolved for response `slot`.
+    Response {
+        /// The slot of [`Incoming::Read`].
+        slot: u32,
+        /// Where in the READ this frame begins.
+        offset: u32,
+    },
+}
+
+/// The memory that a frame's payload should come from is no longer there; no byte of the frame was sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SourceGone;
+
+/// What the driver offers to [`Engine::transmit`].
+pub trait Transmit {
+    /// Queues a header and `frame.len` bytes from `source`, or nothing at all.
+    ///
+    /// # Errors
+    /// The source's memory has been deregistered.
+    fn frame(&mut self, frame: &Frame, source: Source) -> Result<(), SourceGone>;
+    /// Whether another frame is welcome.
+    fn room(&self) -> bool;
+    /// Invalidates a local key (IBV_WR_LOCAL_INV); false if it is not there.
+    fn invalidate(&mut self, key: u32) -> bool;
+}
+
+/// What the driver has to do about a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Incoming {
+    /// Nothing.
+    Done,
+    /// Place `frame.len` bytes of payload there, then call [`Engine::on_payload`]; or [`Engine::refuse`].
+    Payload(Destination),
+    /// Resolve this memory into response slot `slot`, then call [`Engine::on_read`]; or [`Engine::refuse`].
+    Read {
+        /// Response slot, below the `max_dest_rd_atomic` agreed.
+        slot: u32,
+        /// Address.
+        addr: u64,
+        /// Key.
+        rkey: u32,
+        /// Bytes.
+        len: u32,
+    },
+    /// Execute this, then call [`Engine::on_atomic`]; or [`Engine::refuse`].
+    Atomic {
+        /// What.
+        op: AtomicOp,
+        /// Where; a multiple of 8.
+        addr: u64,
+        /// Key.
+        rkey: u32,
+    },
+    /// Store this answer to the atomic in `slot` of the send queue.
+    AtomicResult {
+        /// The slot that `post_send` gave.
+        slot: u32,
+        /// The value before.
+        before: u64,
+    },
+    /// Call [`Engine::refuse`] with this.
+    Refused(Refusal),
+}
+
+/// How urgently [`Engine::transmit`] should be called.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Need {
+    /// Not at all.
+    Nothing,
+    /// Before the driver goes to sleep: an ack that may find a frame to ride on.
+    Lazy,
+    /// Now.
+    Now,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// No connection yet: requests wait.
+    Unconnected,
+    Open,
+    /// The peer has gone: the next request fails.
+    Lost,
+    /// Failed or closed: everything is flushed.
+    Failed,
+}
+
+/// The protocol state of one QP.
+#[derive(Debug)]
+pub struct Engine {
+    qpn: u32,
+    state: State,
+    requester: Requester,
+    responder: Responder,
+    timing: Timing,
+    peer_rnr_timer: Tick,
+    /// The frame whose payload is arriving.
+    current: Option<Frame>,
+    /// Statuses of the next request and receive to be flushed, where they differ from WR_FLUSH.
+    request_fault: Option<Status>,
+    receive_fault: Option<Status>,
+    nak: Option<Refusal>,
+    bye: bool,
+    /// Something moved since the last tick.
+    moved: bool,
+    progress_at: Option<Tick>,
+    starved_at: Option<Tick>,
+}
+
+/// What a starved sender allows beyond the retries, so that a receive posted just now can be heard of.
+const RNR_GRACE: Tick = 2_000_000;
+
+impl Engine {
+    /// An engine without a connection.
+    #[must_use]
+    pub fn new(qpn: u32, limits: Limits) -> Engine {
+        Engine {
+            qpn,
+            state: State::Unconnected,
+            requester: Requester::new(limits.send_wr),
+            responder: Responder::new(limits.recv_wr),
+            timing: Timing::default(),
+            peer_rnr_timer: 0,
+            current: None,
+            request_fault: None,
+            receive_fault: None,
+            nak: None,
+            bye: false,
+            moved: false,
+            progress_at: None,
+            starved_at: None,
+        }
+    }
+
+    /// Sets what ibv_modify_qp(3) sets.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.responder.max_reads = usize::from(timing.max_dest_rd_atomic);
+        self.requester.max_reads = usize::from(timing.max_rd_atomic);
+    }
+
+    /// The handshake is complete: `theirs` came, and ours told the peer of [`Engine::credit`] receives.
+    ///
+    /// # Errors
+    /// The hello takes something back that it cannot.
+    pub fn connect(&mut self, theirs: &Hello, told: u32) -> Result<(), Fatal> {
+        if self.state != State::Unconnected {
+            return Ok(());
+        }
+        self.state = State::Open;
+        self.moved = true;
+        self.peer_rnr_timer = Tick::from(theirs.rnr_timer);
+        self.requester.max_reads = self.requester.max_reads.min(usize::from(theirs.max_dest_rd_atomic));
+        if told == self.responder.credit() {
+            self.responder.on_credit_told();
+        }
+        self.requester.on_ack(0, theirs.credit)
+    }
+
+    /// Receives posted so far, for the hello.
+    #[must_use]
+    pub fn credit(&self) -> u32 {
+        self.responder.credit()
+    }
+
+    /// Queues a send request; gives its slot, or `None` if the queue is full.
+    #[inline]
+    pub fn post_send(&mut self, request: Request) -> Option<u32> {
+        self.requester.post(request)
+    }
+
+    /// Queues a receive of `len` bytes; gives its slot, or `None` if the queue is full.
+    #[inline]
+    pub fn post_recv(&mut self, id: u64, len: u32) -> Option<u32> {
+        self.responder.post(id, len)
+    }
+
+    /// Send requests that still fit.
+    #[must_use]
+    pub fn send_room(&self) -> usize {
+        self.requester.room()
+    }
+
+    /// Receives that still fit.
+    #[must_use]
+    pub fn recv_room(&self) -> usize {
+        self.responder.room()
+    }
+
+    /// Requests that the peer has not yet acknowledged, wholly or partly sent.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.requester.in_flight()
+    }
+
+    /// Requests not yet wholly sent.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.requester.unsent()
+    }
+
+    /// Holds new requests back (SQD), or lets them go.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.requester.paused = paused;
+    }
+
+    /// Whether every request was executed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.requester.is_empty() || (self.requester.paused && self.requester.in_flight() == 0)
+    }
+
+    /// Whether the QP is in the error state.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state == State::Failed
+    }
+
+    /// Whether all that must reach the peer before the stream is closed has been transmitted.
+    #[must_use]
+    pub fn has_said_goodbye(&self) -> bool {
+        self.bye
+    }
+
+    /// Hands frames to `sink` while it has room: responses and requests in turn, so that neither starves the other.
+    #[inline]
+    pub fn transmit(&mut self, sink: &mut impl Transmit) {
+        match self.state {
+            State::Open => self.transmit_open(sink),
+            State::Unconnected => self.check_unconnected_fault(),
+            State::Lost => {
+                if !self.requester.is_empty() {
+                    self.fail(Some(Status::RetryExc));
+                }
+            }
+            State::Failed => self.transmit_last_words(sink),
+        }
+    }
+
+    fn transmit_open(&mut self, sink: &mut impl Transmit) {
+        let mut stamped = false;
+        while sink.room() {
+            let responded = match self.responder.emit(sink) {
+                Ok(responded) => responded,
+                Err(SourceGone) => return self.refuse(Refusal::Access),
+            };
+            stamped |= responded;
+            if responded && !sink.room() {
+                break;
+            }
+            match self.requester.emit(self.responder.ack(), self.responder.credit(), sink) {
+                Ok(Emitted::Frame) => stamped = true,
+                Ok(Emitted::Nothing) if responded => {}
+                Ok(Emitted::Nothing) => break,
+                Ok(Emitted::Fault(status)) => return self.fail(Some(status)),
+                Err(SourceGone) => return self.fail(Some(Status::LocProt)),
+            }
+        }
+        if !stamped && self.responder.owes_ack() && sink.room() {
+            let ack = Frame { ack: self.responder.ack(), credit: self.responder.credit(), ..Frame::new(Op::Ack) };
+            stamped = sink.frame(&ack, Source::None).is_ok();
+        }
+        if stamped {
+            self.moved = true;
+            self.responder.on_stamped();
+        }
+    }
+
+    fn check_unconnected_fault(&mut self) {
+        // A request with a local fault needs no peer to fail.
+        struct Nowhere;
+        impl Transmit for Nowhere {
+            fn frame(&mut self, _: &Frame, _: Source) -> Result<(), SourceGone> {
+                Err(SourceGone)
+            }
+            fn room(&self) -> bool {
+                false
+            }
+            fn invalidate(&mut self, _: u32) -> bool {
+                false
+            }
+        }
+        if let Ok(Emitted::Fault(status)) = self.requester.emit(0, 0, &mut Nowhere) {
+            self.fail(Some(status));
+        }
+    }
+
+    /// After a failure: what was executed before a refused request is still answered; then the refusal, then goodbye.
+    fn transmit_last_words(&mut self, sink: &mut impl Transmit) {
+        if self.bye {
+            return;
+        }
+        if let Some(refusal) = self.nak {
+            while self.responder.has_responses() {
+                if !sink.room() {
+                    return;
+                }
+                if self.responder.emit(sink).is_err() {
+                    break;
+                }
+            }
+            let nak = Frame { imm: refusal as u32, ack: self.responder.ack(), ..Frame::new(Op::Nak) };
+            if sink.frame(&nak, Source::None).is_err() {
+                return;
+            }
+            self.nak = None;
+        }
+        let bye = Frame { ack: self.responder.ack(), credit: self.responder.credit(), ..Frame::new(Op::Bye) };
+        self.bye = sink.frame(&bye, Source::None).is_ok();
+    }
+
+    /// How urgently the peer waits for [`Engine::transmit`], requests aside.
+    #[inline]
+    #[must_use]
+    pub fn need(&self) -> Need {
+        match self.state {
+            State::Failed if !self.bye => Need::Now,
+            State::Open if self.responder.owes_ack_now() || self.responder.has_responses() => Need::Now,
+            State::Open if self.responder.owes_ack() => Need::Lazy,
+            _ => Need::Nothing,
+        }
+    }
+
+    /// A whole header has come.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: call [`Engine::on_fatal`] and close the stream.
+    #[inline]
+    pub fn on_frame(&mut self, frame: &Frame) -> Result<Incoming, Fatal> {
+        if self.state != State::Open {
+            return Err(Fatal::Sequence("speaks after goodbye"));
+        }
+        self.moved = true;
+        self.requester.on_ack(frame.ack, frame.credit)?;
+        let incoming = match frame.op {
+            Op::Write | Op::Send => {
+                self.current = Some(*frame);
+                self.responder.on_message(frame)?
+            }
+            Op::ReadResponse => {
+                self.current = Some(*frame);
+                let (slot, offset) = self.requester.on_response(frame)?;
+                Incoming::Payload(Destination::Response { slot, offset })
+            }
+            Op::Read => self.responder.on_read(frame)?,
+            Op::CompareSwap | Op::FetchAdd => self.responder.on_atomic(frame)?,
+            Op::AtomicResponse => {
+                let slot = self.requester.on_atomic_response()?;
+                Incoming::AtomicResult { slot, before: frame.own[0] }
+            }
+            Op::Ack => Incoming::Done,
+            Op::Nak => {
+                self.fail(Some(Refusal::remote_status(frame.imm)));
+                Incoming::Done
+            }
+            Op::Bye => {
+                self.on_lost();
+                Incoming::Done
+            }
+        };
+        Ok(incoming)
+    }
+
+    /// The payload of the last frame is in its place.
+    #[inline]
+    pub fn on_payload(&mut self) {
+        let Some(frame) = self.current.take() else { return };
+        self.moved = true;
+        if frame.op == Op::ReadResponse {
+            self.requester.on_response_placed(&frame);
+        } else {
+            self.responder.on_placed(&frame, self.qpn);
+        }
+    }
+
+    /// The memory of [`Incoming::Read`] is resolved.
+    pub fn on_read(&mut self, len: u32) {
+        self.responder.on_read_resolved(len);
+    }
+
+    /// The atomic of [`Incoming::Atomic`] is executed; the memory held `before`.
+    pub fn on_atomic(&mut self, before: u64) {
+        self.responder.on_atomic_executed(before);
+    }
+
+    /// The peer's last request is not executed: it hears why, and this QP fails.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        if self.state == State::Failed {
+            return;
+        }
+        self.receive_fault = match refusal {
+            Refusal::Local => Some(Status::LocProt),
+            Refusal::TooLong => Some(Status::LocLen),
+            Refusal::Access | Refusal::Invalid => None,
+        };
+        self.nak = Some(refusal);
+        self.fail(None);
+    }
+
+    /// Local memory for a READ response or an atomic's result was not there: the request fails here.
+    pub fn fault(&mut self, status: Status) {
+        self.fail(Some(status));
+    }
+
+    /// Bytes of the current frame's payload have moved, though not all.
+    pub fn on_moved(&mut self) {
+        self.moved = true;
+    }
+
+    /// The peer broke the protocol.
+    pub fn on_fatal(&mut self) {
+        self.refuse(Refusal::Invalid);
+    }
+
+    /// The stream has ended, with or without a goodbye: who waits for an answer gets none.
+    pub fn on_lost(&mut self) {
+        match self.state {
+            State::Failed | State::Lost => {}
+            State::Unconnected | State::Open if self.requester.is_empty() => self.state = State::Lost,
+            State::Unconnected | State::Open => {
+                self.state = State::Lost;
+                // What the peer acknowledged has succeeded; only if something is left has it failed.
+                if !self.requester_is_acknowledged() {
+                    self.fail(Some(Status::RetryExc));
+                }
+            }
+        }
+    }
+
+    fn requester_is_acknowledged(&self) -> bool {
+        self.requester.all_acknowledged()
+    }
+
+    /// The QP goes to the error state: `status` for the oldest request that was not executed, a flush for all the rest.
+    pub fn fail(&mut self, status: Option<Status>) {
+        if self.state == State::Failed {
+            return;
+        }
+        if matches!(self.state, State::Unconnected | State::Lost) {
+            self.bye = true;
+        }
+        self.state = State::Failed;
+        self.current = None;
+        self.request_fault = status;
+    }
+
+    /// The next completion of the send queue.
+    #[inline]
+    pub fn poll_send(&mut self) -> Option<Completion> {
+        while let Some(retired) = self.requester.retire(self.qpn) {
+            if retired.is_some() {
+                return retired;
+            }
+        }
+        if self.state != State::Failed {
+            return None;
+        }
+        let status = self.request_fault.take().unwrap_or(Status::WrFlush);
+        self.requester.flush(status, self.qpn)
+    }
+
+    /// The next completion of the receive queue.
+    #[inline]
+    pub fn poll_recv(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.responder.poll() {
+            return Some(completion);
+        }
+        if self.state != State::Failed {
+            return None;
+        }
+        let status = self.receive_fault.take().unwrap_or(Status::WrFlush);
+        self.responder.flush(status, self.qpn)
+    }
+
+    /// Time passes. Gives the time of the next call, if one is needed; without one, requests have no deadline until
+    /// [`Engine::wants_tick`] says so again.
+    ///
+    /// The stall of a peer is seen between one and two budgets after it began, since movement is noted and not timed.
+    pub fn on_tick(&mut self, now: Tick) -> Option<Tick> {
+        if self.state == State::Failed {
+            return None;
+        }
+        let mut next = None;
+        if !self.requester.owed() {
+            self.progress_at = None;
+        } else if let Some(budget) = self.timing.retry {
+            if core::mem::take(&mut self.moved) {
+                self.progress_at = None;
+            }
+            let since = *self.progress_at.get_or_insert(now);
+            if now.saturating_sub(since) >= budget {
+                self.fail(Some(Status::RetryExc));
+                return None;
+            }
+            next = Some(since + budget);
+        }
+        if !self.requester.starved {
+            self.starved_at = None;
+        } else if self.timing.rnr_retry < 7 {
+            let budget = Tick::from(self.timing.rnr_retry) * self.peer_rnr_timer + RNR_GRACE;
+            let since = *self.starved_at.get_or_insert(now);
+            if now.saturating_sub(since) >= budget {
+                self.fail(Some(Status::RnrRetryExc));
+                return None;
+            }
+            next = Some(next.map_or(since + budget, |n: Tick| n.min(since + budget)));
+        }
+        next
+    }
+
+    /// Whether a deadline runs.
+    #[inline]
+    #[must_use]
+    pub fn wants_tick(&self) -> bool {
+        self.requester.owed() && self.timing.retry.is_some() || self.requester.starved && self.timing.rnr_retry < 7
+    }
+
+    /// Whether the deadline that runs is a receiver-not-ready one, which is short.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.requester.starved
+    }
+}

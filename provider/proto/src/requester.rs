@@ -1,0 +1,339 @@
+//! The requester: turns posted requests into frames, and acks and responses into completions (WIRE §4).
+
+use alloc::collections::VecDeque;
+
+use crate::engine::{Fatal, Source, SourceGone, Transmit};
+use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
+use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Status};
+
+/// A request with what became of it.
+#[derive(Debug)]
+struct Sent {
+    request: Request,
+    /// Its number on the wire, once its first frame is out.
+    seq: u32,
+    /// Its response has come, or it was a local operation and is carried out.
+    done: bool,
+}
+
+/// What [`Requester::emit`] did.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Emitted {
+    /// A frame.
+    Frame,
+    /// Nothing: the queue is empty, or its next request has to wait.
+    Nothing,
+    /// Nothing: the next request is at the head of the queue and has this fault.
+    Fault(Status),
+}
+
+#[derive(Debug)]
+pub(crate) struct Requester {
+    queue: VecDeque<Sent>,
+    capacity: usize,
+    /// Requests ever retired: `queue[i]` sits in slot `(retired + i) % capacity`.
+    retired: u64,
+    /// Index of the request that goes out next, and how much of it is out.
+    next: usize,
+    offset: u32,
+    next_seq: u32,
+    /// Requests whose last frame is out, and requests that the peer has executed.
+    sent: u32,
+    acked: u32,
+    /// Absolute positions of READs and atomics that wait for their response, in order.
+    awaiting: VecDeque<u64>,
+    response_offset: u32,
+    pub(crate) max_reads: usize,
+    /// The peer's receives: posted, and consumed by us.
+    credit: u32,
+    consumed: u32,
+    /// The next request waits for a receive of the peer.
+    pub(crate) starved: bool,
+    /// No new request goes out (SQD).
+    pub(crate) paused: bool,
+}
+
+impl Requester {
+    pub(crate) fn new(capacity: usize) -> Requester {
+        Requester {
+            queue: VecDeque::with_capacity(capacity.min(256)),
+            capacity,
+            retired: 0,
+            next: 0,
+            offset: 0,
+            next_seq: 0,
+            sent: 0,
+            acked: 0,
+            awaiting: VecDeque::new(),
+            response_offset: 0,
+            max_reads: 0,
+            credit: 0,
+            consumed: 0,
+            starved: false,
+            paused: false,
+        }
+    }
+
+    fn slot(&self, position: u64) -> u32 {
+        (position % self.capacity as u64) as u32
+    }
+
+    /// Room for this many more requests.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity - self.queue.len()
+    }
+
+    pub(crate) fn post(&mut self, request: Request) -> Option<u32> {
+        if self.room() == 0 {
+            return None;
+        }
+        let slot = self.slot(self.retired + self.queue.len() as u64);
+        self.queue.push_back(Sent { request, seq: 0, done: false });
+        Some(slot)
+    }
+
+    /// Whether requests wait that a peer could serve now: neither is the queue empty, nor does all of it wait for a receive.
+    pub(crate) fn owed(&self) -> bool {
+        !self.queue.is_empty() && !(self.starved && self.next == 0)
+    }
+
+    /// Whether the peer has executed every posted request.
+    pub(crate) fn all_acknowledged(&self) -> bool {
+        self.next == self.queue.len() && self.acked == self.next_seq && self.awaiting.is_empty()
+    }
+
+    /// Requests out, or partly out, and not yet acknowledged.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.next + usize::from(self.offset != 0)
+    }
+
+    /// Requests posted and not yet wholly out.
+    pub(crate) fn unsent(&self) -> usize {
+        self.queue.len() - self.next
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Sends the next frame of the next request, if nothing holds it back.
+    #[inline]
+    pub(crate) fn emit(&mut self, ack: u32, credit: u32, sink: &mut impl Transmit) -> Result<Emitted, SourceGone> {
+        let Some(sent) = self.queue.get_mut(self.next) else { return Ok(Emitted::Nothing) };
+        let request = &sent.request;
+        if self.offset == 0 {
+            if self.paused {
+                return Ok(Emitted::Nothing);
+            }
+            if let Some(fault) = request.fault {
+                return Ok(if self.next == 0 { Emitted::Fault(fault) } else { Emitted::Nothing });
+            }
+            if let SendOp::LocalInv(key) = request.op {
+                if self.next > 0 {
+                    return Ok(Emitted::Nothing);
+                }
+                if !sink.invalidate(key) {
+                    return Ok(Emitted::Fault(Status::LocProt));
+                }
+                sent.done = true;
+                self.next = 1;
+                return self.emit(ack, credit, sink);
+            }
+            if request.op.has_response() && self.awaiting.len() >= self.max_reads
+                || request.flags.contains(SendFlags::FENCE) && !self.awaiting.is_empty()
+            {
+                return Ok(Emitted::Nothing);
+            }
+            if request.op.consumes_receive() && self.consumed == self.credit {
+                self.starved = true;
+                return Ok(Emitted::Nothing);
+            }
+        }
+        let mut frame = Frame { ack, credit, ..Frame::new(Op::Write) };
+        let chunk = (request.len - self.offset).min(MAX_CHUNK);
+        let last = self.offset + chunk == request.len;
+        let message = |frame: &mut Frame, op: Op| {
+            frame.op = op;
+            frame.len = chunk;
+            frame.flags.set(Flags::FIRST, self.offset == 0);
+            frame.flags.set(Flags::LAST, last);
+            frame.flags.set(Flags::SOLICITED, last && request.flags.contains(SendFlags::SOLICITED));
+            if self.offset == 0 && !last {
+                frame.imm = request.len;
+            }
+        };
+        let one_frame = |frame: &mut Frame, op: Op, addr: u64, rkey: u32| {
+            *frame = Frame { op, addr, rkey, ..*frame };
+        };
+        match request.op {
+            SendOp::Write(to) | SendOp::WriteImm(to, _) => {
+                message(&mut frame, Op::Write);
+                frame.addr = to.addr.wrapping_add(u64::from(self.offset));
+                frame.rkey = to.rkey;
+            }
+            SendOp::Send | SendOp::SendImm(_) | SendOp::SendInv(_) => {
+                message(&mut frame, Op::Send);
+                frame.addr = u64::from(self.offset);
+            }
+            SendOp::Read(from) => {
+                one_frame(&mut frame, Op::Read, from.addr, from.rkey);
+                frame.imm = request.len;
+            }
+            SendOp::CompareSwap { at, compare, swap } => {
+                one_frame(&mut frame, Op::CompareSwap, at.addr, at.rkey);
+                frame.own = [compare, swap];
+            }
+            SendOp::FetchAdd { at, add } => {
+                one_frame(&mut frame, Op::FetchAdd, at.addr, at.rkey);
+                frame.own = [add, 0];
+            }
+            SendOp::LocalInv(_) => {}
+        }
+        if last {
+            match request.op {
+                SendOp::WriteImm(_, imm) | SendOp::SendImm(imm) => {
+                    frame.imm = imm;
+                    frame.flags |= Flags::IMM;
+                }
+                SendOp::SendInv(key) => {
+                    frame.imm = key;
+                    frame.flags |= Flags::INV;
+                }
+                _ => {}
+            }
+        }
+        let has_response = request.op.has_response();
+        let consumes = request.op.consumes_receive();
+        let position = self.retired + self.next as u64;
+        let source = if frame.len == 0 {
+            Source::None
+        } else {
+            Source::Request { slot: (position % self.capacity as u64) as u32, offset: self.offset }
+        };
+        sink.frame(&frame, source)?;
+        if self.offset == 0 {
+            sent.seq = self.next_seq;
+            self.next_seq = self.next_seq.wrapping_add(1);
+            self.consumed = self.consumed.wrapping_add(u32::from(consumes));
+        }
+        if has_response {
+            self.awaiting.push_back(position);
+        }
+        if last || has_response {
+            self.next += 1;
+            self.offset = 0;
+            self.sent = self.sent.wrapping_add(1);
+        } else {
+            self.offset += chunk;
+        }
+        Ok(Emitted::Frame)
+    }
+
+    /// WIRE §4.2: acks are cumulative and never run ahead of what was sent.
+    #[inline]
+    pub(crate) fn on_ack(&mut self, ack: u32, credit: u32) -> Result<(), Fatal> {
+        if ack.wrapping_sub(self.acked) > self.sent.wrapping_sub(self.acked) {
+            return Err(Fatal::Sequence("acknowledges what was never sent"));
+        }
+        self.acked = ack;
+        if credit != self.credit {
+            if (credit.wrapping_sub(self.credit) as i32) < 0 {
+                return Err(Fatal::Sequence("takes receives back"));
+            }
+            self.credit = credit;
+            self.starved = false;
+        }
+        Ok(())
+    }
+
+    /// Where `frame`'s payload (a READ response) goes: slot and offset.
+    pub(crate) fn on_response(&mut self, frame: &Frame) -> Result<(u32, u32), Fatal> {
+        let &position = self.awaiting.front().ok_or(Fatal::Sequence("answers no READ"))?;
+        let request = &self.queue[(position - self.retired) as usize].request;
+        let end = frame.addr.checked_add(u64::from(frame.len));
+        if !matches!(request.op, SendOp::Read(_))
+            || frame.addr != u64::from(self.response_offset)
+            || end.is_none_or(|end| end > u64::from(request.len))
+            || frame.flags.contains(Flags::LAST) != (end == Some(u64::from(request.len)))
+        {
+            return Err(Fatal::Sequence("answers a READ otherwise than asked"));
+        }
+        Ok((self.slot(position), self.response_offset))
+    }
+
+    /// The payload of a READ response frame is in its place.
+    pub(crate) fn on_response_placed(&mut self, frame: &Frame) {
+        if frame.flags.contains(Flags::LAST) {
+            self.response_offset = 0;
+            self.finish_response();
+        } else {
+            self.response_offset += frame.len;
+        }
+    }
+
+    /// The slot of the atomic that a response answers.
+    pub(crate) fn on_atomic_response(&mut self) -> Result<u32, Fatal> {
+        let &position = self.awaiting.front().ok_or(Fatal::Sequence("answers no atomic"))?;
+        if matches!(self.queue[(position - self.retired) as usize].request.op, SendOp::Read(_)) {
+            return Err(Fatal::Sequence("answers a READ as an atomic"));
+        }
+        let slot = self.slot(position);
+        self.finish_response();
+        Ok(slot)
+    }
+
+    fn finish_response(&mut self) {
+        if let Some(position) = self.awaiting.pop_front() {
+            self.queue[(position - self.retired) as usize].done = true;
+        }
+    }
+
+    /// Retires the next executed request, if any; `None` for one that asked for no completion.
+    #[inline]
+    pub(crate) fn retire(&mut self, qpn: u32) -> Option<Option<Completion>> {
+        let head = self.queue.front()?;
+        let local = matches!(head.request.op, SendOp::LocalInv(_));
+        let executed = if local {
+            head.done
+        } else {
+            self.next > 0
+                && (self.acked.wrapping_sub(head.seq).wrapping_sub(1) as i32) >= 0
+                && (head.done || !head.request.op.has_response())
+        };
+        if !executed {
+            return None;
+        }
+        let signaled = head.request.flags.contains(SendFlags::SIGNALED);
+        let completion = signaled.then(|| completion(&head.request, Status::Success, qpn));
+        self.pop();
+        Some(completion)
+    }
+
+    /// Retires the next request unexecuted.
+    pub(crate) fn flush(&mut self, status: Status, qpn: u32) -> Option<Completion> {
+        let completion = completion(&self.queue.front()?.request, status, qpn);
+        self.pop();
+        Some(completion)
+    }
+
+    fn pop(&mut self) {
+        self.queue.pop_front();
+        self.retired += 1;
+        if self.next == 0 {
+            self.offset = 0;
+        }
+        self.next = self.next.saturating_sub(1);
+    }
+}
+
+fn completion(request: &Request, status: Status, qpn: u32) -> Completion {
+    Completion {
+        id: request.id,
+        status,
+        opcode: request.op.wc_opcode(),
+        len: request.len,
+        qpn,
+        extra: Extra::None,
+        solicited: status != Status::Success,
+    }
+}
