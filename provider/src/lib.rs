@@ -4,4 +4,11 @@
 //! protocol of [`dmverbs_proto`] over `transport`, `mem` owns registered memory and `sys` the system
 //! calls. See DESIGN.md beside this crate for threads, lock order and who frees what.
 
+pub mod config;
+mod engine;
+mod mem;
 pub mod object;
+mod ring;
+mod sync;
+mod sys;
+mod transport;

@@ -259,6 +259,20 @@ impl Engine {
         self.requester.post(request)
     }
 
+    /// The slot that the next send request gets.
+    #[inline]
+    #[must_use]
+    pub fn next_send_slot(&self) -> u32 {
+        self.requester.next_slot()
+    }
+
+    /// The slot that the next receive gets.
+    #[inline]
+    #[must_use]
+    pub fn next_recv_slot(&self) -> u32 {
+        self.responder.next_slot()
+    }
+
     /// Queues a receive of `len` bytes; gives its slot, or `None` if the queue is full.
     #[inline]
     pub fn post_recv(&mut self, id: u64, len: u32) -> Option<u32> {

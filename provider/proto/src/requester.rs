@@ -78,6 +78,10 @@ impl Requester {
         (position % self.capacity as u64) as u32
     }
 
+    pub(crate) fn next_slot(&self) -> u32 {
+        self.slot(self.retired + self.queue.len() as u64)
+    }
+
     /// Room for this many more requests.
     pub(crate) fn room(&self) -> usize {
         self.capacity - self.queue.len()
@@ -87,7 +91,7 @@ impl Requester {
         if self.room() == 0 {
             return None;
         }
-        let slot = self.slot(self.retired + self.queue.len() as u64);
+        let slot = self.next_slot();
         self.queue.push_back(Sent { request, seq: 0, done: false });
         Some(slot)
     }

@@ -103,15 +103,20 @@ impl Responder {
         self.capacity - self.receives.len() - filling
     }
 
+    pub(crate) fn next_slot(&self) -> u32 {
+        let filling = u64::from(matches!(self.inbound, Some(Inbound::Send { .. })));
+        let position = self.completed + filling + self.receives.len() as u64;
+        (position % self.capacity as u64) as u32
+    }
+
     pub(crate) fn post(&mut self, id: u64, len: u32) -> Option<u32> {
         if self.room() == 0 {
             return None;
         }
-        let filling = u64::from(matches!(self.inbound, Some(Inbound::Send { .. })));
-        let position = self.completed + filling + self.receives.len() as u64;
+        let slot = self.next_slot();
         self.receives.push_back(Receive { id, len });
         self.posted = self.posted.wrapping_add(1);
-        Some((position % self.capacity as u64) as u32)
+        Some(slot)
     }
 
     pub(crate) fn credit(&self) -> u32 {

@@ -1,0 +1,412 @@
+//! How two QPs find each other (WIRE §2): listeners, dialling, the exchange of hellos, and what comes too early.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dmverbs_proto::{HELLO_LEN, Hello, HelloError, Tick, Verdict};
+
+use super::conn::Conn;
+use super::registry::port;
+use super::{BOOTSTRAP, LISTENER, Progress, Turn};
+use crate::object::{Gid, devices};
+use crate::sys::epoll::Interest;
+use crate::sys::{random, socket, time};
+use crate::transport::Stream;
+
+/// Connections that have not said who they are, or whom nobody expects yet: so many, and so long.
+const HALF_OPEN: usize = 1024;
+const HALF_OPEN_TIME: Tick = 5_000_000_000;
+/// A dialler tries again after this time at first, and after at most that.
+const RETRY_FIRST: Tick = 1_000_000;
+const RETRY_LAST: Tick = 100_000_000;
+/// A destroyed QP waits so long for its peer to hear its last words.
+const LINGER: Tick = 2_000_000_000;
+
+/// Whom a QP was told to connect to, by ibv_modify_qp(3) to RTR.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) local_gid: Gid,
+    pub(crate) remote_gid: Gid,
+    pub(crate) remote_qpn: u32,
+    pub(crate) sq_psn: u32,
+    pub(crate) rq_psn: u32,
+    pub(crate) rnr_timer: Tick,
+    pub(crate) max_dest_rd_atomic: u8,
+    /// Interface index, which a link-local address needs.
+    pub(crate) ifindex: u32,
+}
+
+impl Peer {
+    fn hello(&self, qpn: u32, credit: u32) -> Hello {
+        let mut nonce = [0; 8];
+        // Without randomness the nonce is 0: it guards nothing unless there is a key.
+        let _ = random::fill(&mut nonce);
+        Hello {
+            verdict: Verdict::Accept,
+            src_qpn: qpn,
+            dst_qpn: self.remote_qpn,
+            src_gid: self.local_gid.0,
+            dst_gid: self.remote_gid.0,
+            sq_psn: self.sq_psn,
+            rq_psn: self.rq_psn,
+            nonce: u64::from_le_bytes(nonce),
+            credit,
+            rnr_timer: u32::try_from(self.rnr_timer).unwrap_or(u32::MAX),
+            max_dest_rd_atomic: self.max_dest_rd_atomic,
+        }
+    }
+
+    /// The lower (GID, QP number) dials.
+    fn dials(&self, qpn: u32) -> bool {
+        (self.local_gid, qpn) < (self.remote_gid, self.remote_qpn)
+    }
+
+    fn address(&self) -> SocketAddr {
+        let mut address = SocketAddr::new(self.remote_gid.ip(), port(self.remote_qpn));
+        if let SocketAddr::V6(v6) = &mut address
+            && v6.ip().is_unicast_link_local()
+        {
+            v6.set_scope_id(self.ifindex);
+        }
+        address
+    }
+}
+
+/// Handshakes under way.
+#[derive(Debug, Default)]
+pub(super) struct Bootstrap {
+    next_id: u64,
+    pending: HashMap<u64, Pending>,
+    parked: Vec<Parked>,
+    dials: Vec<Dial>,
+    lingering: Vec<(Tick, Arc<Conn>)>,
+}
+
+/// A socket on which a hello is awaited.
+#[derive(Debug)]
+struct Pending {
+    socket: OwnedFd,
+    role: Role,
+    buffer: [u8; HELLO_LEN],
+    have: usize,
+    deadline: Tick,
+}
+
+#[derive(Debug)]
+enum Role {
+    Accepting { from: SocketAddr },
+    Dialling { conn: Arc<Conn>, told: Option<u32> },
+}
+
+/// A hello that came before its QP was ready for it.
+#[derive(Debug)]
+struct Parked {
+    socket: OwnedFd,
+    hello: Hello,
+    deadline: Tick,
+}
+
+/// A QP that dials until it gets through.
+#[derive(Debug)]
+struct Dial {
+    conn: Arc<Conn>,
+    at: Tick,
+    pause: Tick,
+    /// Complain about the peer only once.
+    complained: bool,
+}
+
+impl Bootstrap {
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
+        let dials = self.dials.iter().map(|dial| dial.at);
+        let pending = self.pending.values().map(|pending| pending.deadline);
+        let parked = self.parked.iter().map(|parked| parked.deadline);
+        dials.chain(pending).chain(parked).chain(self.lingering.iter().map(|l| l.0)).min()
+    }
+}
+
+impl Turn {
+    /// A QP has become ready to receive: finds its peer.
+    pub(crate) fn meet(&mut self, progress: &Progress, conn: &Arc<Conn>) {
+        let Some(peer) = conn.lock().peer else { return };
+        if progress.registry.is_ours(peer.remote_qpn) && is_own_address(peer.remote_gid) {
+            self.meet_within(progress, conn, &peer);
+        } else if peer.dials(conn.qpn) {
+            self.bootstrap.dials.push(Dial { conn: conn.clone(), at: 0, pause: RETRY_FIRST, complained: false });
+            self.bootstrap_tick(progress, time::now());
+            progress.wake();
+        } else {
+            let (early, rest) = std::mem::take(&mut self.bootstrap.parked)
+                .into_iter()
+                .partition(|parked| parked.hello.dst_qpn == conn.qpn);
+            self.bootstrap.parked = rest;
+            for parked in early {
+                self.answer(progress, parked.socket, &parked.hello);
+            }
+        }
+    }
+
+    /// The peer is in this process, or is the QP itself: a socket pair connects them.
+    fn meet_within(&mut self, progress: &Progress, conn: &Arc<Conn>, peer: &Peer) {
+        if peer.remote_qpn == conn.qpn {
+            let credit = conn.lock().engine.credit();
+            let hello = peer.hello(conn.qpn, credit);
+            match Stream::to_self() {
+                Ok(stream) => self.attach(conn, stream, &hello, credit),
+                Err(e) => tracing::error!(error = %e, "no socket pair for a QP connected to itself"),
+            }
+            return;
+        }
+        let Some(other) = progress.registry.find(peer.remote_qpn) else { return };
+        let (theirs, told) = {
+            let inner = other.lock();
+            let (Some(peer), false) = (inner.peer, inner.is_linked()) else { return };
+            (peer.hello(other.qpn, inner.engine.credit()), inner.engine.credit())
+        };
+        let credit = conn.lock().engine.credit();
+        let ours = peer.hello(conn.qpn, credit);
+        if !theirs.answers(&ours) {
+            tracing::warn!(qpn = conn.qpn, peer = peer.remote_qpn, "the peer QP expects somebody else");
+            return;
+        }
+        match socket::pair() {
+            Ok((a, b)) => {
+                self.attach(conn, Stream::duplex(a), &theirs, credit);
+                self.attach(&other, Stream::duplex(b), &ours, told);
+            }
+            Err(e) => tracing::error!(error = %e, "no socket pair between two QPs of this process"),
+        }
+    }
+
+    fn attach(&mut self, conn: &Arc<Conn>, stream: Stream, theirs: &Hello, told: u32) {
+        self.insert(conn);
+        if let Err(e) = conn.attach(&mut conn.lock(), stream, theirs, told) {
+            tracing::error!(qpn = conn.qpn, error = %e, "cannot wait for the connection");
+        }
+    }
+
+    /// A QP that was destroyed: its number stays taken until the peer has heard its last words.
+    pub(crate) fn linger(&mut self, conn: &Arc<Conn>) {
+        self.forget(conn);
+        self.bootstrap.lingering.push((time::now() + LINGER, conn.clone()));
+    }
+
+    /// A QP no longer wants its peer.
+    pub(crate) fn forget(&mut self, conn: &Arc<Conn>) {
+        self.bootstrap.dials.retain(|dial| !Arc::ptr_eq(&dial.conn, conn));
+        self.bootstrap
+            .pending
+            .retain(|_, p| !matches!(&p.role, Role::Dialling { conn: dialler, .. } if Arc::ptr_eq(dialler, conn)));
+    }
+
+    /// Something happened on a socket of ours.
+    pub(super) fn bootstrap_event(&mut self, progress: &Progress, token: u64) {
+        if token & LISTENER != 0 {
+            self.accept(progress, token & !LISTENER);
+            return;
+        }
+        let Some(mut pending) = self.bootstrap.pending.remove(&token) else { return };
+        match self.advance(progress, token, &mut pending) {
+            Ok(Step::Wait) => {
+                self.bootstrap.pending.insert(token, pending);
+            }
+            Ok(Step::Done) => self.finish(progress, pending),
+            Err(e) => {
+                let _ = progress.epoll.delete(pending.socket.as_fd());
+                if let Role::Accepting { from } = pending.role {
+                    tracing::warn!(%from, error = %e, "refused a connection");
+                } else {
+                    tracing::debug!(error = %e, "a dialled connection broke");
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, progress: &Progress, index: u64) {
+        let Some(listener) = progress.registry.listener(index) else { return };
+        loop {
+            match socket::accept(listener.fd()) {
+                Ok(Some((socket, from))) => {
+                    if self.bootstrap.pending.len() + self.bootstrap.parked.len() >= HALF_OPEN {
+                        tracing::warn!(%from, "too many half-open connections: closing the newest");
+                        continue;
+                    }
+                    self.expect_hello(progress, socket, Role::Accepting { from }, Interest::READ);
+                }
+                Ok(None) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept connections");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn expect_hello(&mut self, progress: &Progress, socket: OwnedFd, role: Role, interest: Interest) {
+        self.bootstrap.next_id += 1;
+        let id = self.bootstrap.next_id;
+        if let Err(e) = progress.epoll.add(socket.as_fd(), BOOTSTRAP | id, interest) {
+            tracing::warn!(error = %e, "cannot wait for a handshake");
+            return;
+        }
+        let deadline = time::now() + HALF_OPEN_TIME;
+        let pending = Pending { socket, role, buffer: [0; HELLO_LEN], have: 0, deadline };
+        self.bootstrap.pending.insert(id, pending);
+    }
+
+    fn advance(&mut self, progress: &Progress, id: u64, pending: &mut Pending) -> io::Result<Step> {
+        if let Role::Dialling { conn, told: told @ None } = &mut pending.role {
+            if !socket::finish_connect(pending.socket.as_fd())? {
+                return Ok(Step::Wait);
+            }
+            let inner = conn.lock();
+            let peer = inner.peer.ok_or(io::ErrorKind::NotConnected)?;
+            let credit = inner.engine.credit();
+            drop(inner);
+            send_hello(&pending.socket, &peer.hello(conn.qpn, credit))?;
+            *told = Some(credit);
+            progress.epoll.modify(pending.socket.as_fd(), BOOTSTRAP | id, Interest::READ)?;
+            return Ok(Step::Wait);
+        }
+        while pending.have < HELLO_LEN {
+            match socket::recv(pending.socket.as_fd(), &mut pending.buffer[pending.have..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => pending.have += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Wait),
+                Err(e) => return Err(e),
+            }
+            // Whoever does not begin as we do is not kept waiting for the rest.
+            if pending.have >= 8 && Hello::decode(&pending.buffer) == Err(HelloError::NotDmverbs) {
+                return Err(io::Error::other(HelloError::NotDmverbs.to_string()));
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    /// A whole hello has come.
+    fn finish(&mut self, progress: &Progress, pending: Pending) {
+        let _ = progress.epoll.delete(pending.socket.as_fd());
+        let hello = Hello::decode(&pending.buffer);
+        match pending.role {
+            Role::Accepting { from } => match hello {
+                Ok(hello) => self.answer(progress, pending.socket, &hello),
+                Err(e) => tracing::warn!(%from, error = %e, "refused a connection"),
+            },
+            Role::Dialling { conn, told } => self.dialled(pending.socket, &conn, hello, told.unwrap_or(0)),
+        }
+    }
+
+    /// Accepts, parks or rejects a dialler.
+    fn answer(&mut self, progress: &Progress, socket: OwnedFd, hello: &Hello) {
+        let Some(conn) = progress.registry.find(hello.dst_qpn) else {
+            return reject(&socket, hello, Verdict::NotThere);
+        };
+        let inner = conn.lock();
+        let Some(peer) = inner.peer else {
+            drop(inner);
+            let deadline = time::now() + HALF_OPEN_TIME;
+            self.bootstrap.parked.push(Parked { socket, hello: *hello, deadline });
+            return;
+        };
+        let credit = inner.engine.credit();
+        let ours = peer.hello(conn.qpn, credit);
+        let expected = hello.answers(&ours) && !inner.is_linked() && !inner.engine.has_failed();
+        drop(inner);
+        if !expected {
+            return reject(&socket, hello, Verdict::Mismatch);
+        }
+        match send_hello(&socket, &ours) {
+            Ok(()) => self.attach(&conn, Stream::duplex(socket), hello, credit),
+            Err(e) => tracing::debug!(error = %e, "a dialler went away"),
+        }
+    }
+
+    /// The acceptor has answered.
+    fn dialled(&mut self, socket: OwnedFd, conn: &Arc<Conn>, hello: Result<Hello, HelloError>, told: u32) {
+        let Some(index) = self.bootstrap.dials.iter().position(|dial| Arc::ptr_eq(&dial.conn, conn)) else { return };
+        let why = match &hello {
+            Ok(Hello { verdict: Verdict::Accept, .. }) => None,
+            Ok(Hello { verdict: Verdict::NotThere, .. }) => return,
+            Ok(_) => Some("the peer QP expects somebody else".to_string()),
+            Err(e) => Some(e.to_string()),
+        };
+        let dial = &mut self.bootstrap.dials[index];
+        if let Some(why) = why {
+            if !std::mem::replace(&mut dial.complained, true) {
+                let peer = conn.lock().peer.map(|peer| peer.address());
+                tracing::warn!(qpn = conn.qpn, ?peer, why, "cannot connect");
+            }
+            return;
+        }
+        self.bootstrap.dials.swap_remove(index);
+        if let Ok(hello) = hello {
+            self.attach(conn, Stream::duplex(socket), &hello, told);
+        }
+    }
+
+    /// Dials what is due, and gives up what took too long.
+    pub(super) fn bootstrap_tick(&mut self, progress: &Progress, now: Tick) {
+        self.bootstrap.parked.retain(|parked| parked.deadline > now);
+        self.bootstrap.pending.retain(|_, pending| pending.deadline > now);
+        for (_, conn) in self.bootstrap.lingering.extract_if(.., |(deadline, _)| *deadline <= now) {
+            conn.abandon(&mut conn.lock());
+            progress.registry.release(&conn);
+        }
+        let mut due = Vec::new();
+        for dial in &mut self.bootstrap.dials {
+            if dial.at <= now {
+                dial.at = now + dial.pause;
+                dial.pause = (dial.pause * 2).min(RETRY_LAST);
+                due.push(dial.conn.clone());
+            }
+        }
+        for conn in due {
+            let under_way = self
+                .bootstrap
+                .pending
+                .values()
+                .any(|p| matches!(&p.role, Role::Dialling { conn: dialler, .. } if Arc::ptr_eq(dialler, &conn)));
+            let peer = conn.lock().peer;
+            let (Some(peer), false) = (peer, under_way) else { continue };
+            match socket::connect(peer.address(), Some(peer.local_gid.ip())) {
+                Ok(socket) => self.expect_hello(progress, socket, Role::Dialling { conn, told: None }, Interest::WRITE),
+                Err(e) => tracing::debug!(to = %peer.address(), error = %e, "cannot dial"),
+            }
+        }
+    }
+}
+
+enum Step {
+    Wait,
+    Done,
+}
+
+fn send_hello(socket: &OwnedFd, hello: &Hello) -> io::Result<()> {
+    socket::nodelay(socket.as_fd())?;
+    // The socket is fresh: a hello fits its buffer, or the socket is of no use.
+    if socket::send(socket.as_fd(), &hello.encode())? == HELLO_LEN {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Tells a dialler why not; it may be gone already.
+fn reject(socket: &OwnedFd, theirs: &Hello, verdict: Verdict) {
+    let ours = Hello {
+        verdict,
+        src_qpn: theirs.dst_qpn,
+        dst_qpn: theirs.src_qpn,
+        src_gid: theirs.dst_gid,
+        dst_gid: theirs.src_gid,
+        ..*theirs
+    };
+    let _ = send_hello(socket, &ours);
+}
+
+fn is_own_address(gid: Gid) -> bool {
+    devices().is_ok_and(|devices| devices.iter().any(|device| device.gids().contains(&gid)))
+}

@@ -1,0 +1,518 @@
+//! One QP at work: its protocol engine, its stream, and the memory its requests name.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dmverbs_proto as proto;
+use parking_lot::{Mutex, MutexGuard};
+use proto::{Engine, Hello, Need, Refusal, Request, Tick};
+
+use super::bootstrap::Peer;
+use super::receive::{Inbox, Received};
+use super::send::{Filler, Nowhere};
+use super::{MAX_MESSAGE, Progress};
+use crate::mem::{self, SlotRing, Span};
+use crate::object::{AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, RecvWr, SendWr, Status};
+use crate::sys::socket::Iov;
+use crate::transport::{Batch, Flushed, Stream};
+
+/// Send at once when this many requests, or bytes, have gathered while the peer was busy with earlier ones.
+const GATHER_REQUESTS: usize = 64;
+const GATHER_BYTES: u64 = 1 << 20;
+
+/// What of a QP the progress engine works on.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) qpn: u32,
+    pub(crate) pd: Arc<Pd>,
+    pub(crate) send_cq: Arc<Cq>,
+    pub(crate) recv_cq: Arc<Cq>,
+    pub(crate) cookie: Cookie,
+    pub(crate) progress: &'static Progress,
+    cap: QpCap,
+    signal_all: bool,
+    /// In the progress engine's list of connections whose requests gather.
+    listed: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+/// What the verbs state of the QP lets it do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Phase {
+    /// RESET: nothing may be posted.
+    Reset,
+    /// INIT and RTR: receives may be posted.
+    Receive,
+    /// RTS, SQD and ERR: everything may be posted.
+    Send,
+    /// Destroyed: completions are dropped.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(super) phase: Phase,
+    pub(super) engine: Engine,
+    pub(super) access: proto::Access,
+    /// Known from RTR on.
+    pub(super) peer: Option<Peer>,
+    pub(super) link: Option<Link>,
+    pub(super) sends: SlotRing,
+    pub(super) receives: SlotRing,
+    /// Memory of READs that the peer waits for, by response slot.
+    pub(super) reads: Vec<Option<Span>>,
+    unsent_bytes: u64,
+    /// When the progress thread will look at this connection's deadlines.
+    timer: Option<Tick>,
+    drained_wanted: bool,
+    /// The QP has failed for a reason of its own, and its owner has been told.
+    reported: bool,
+}
+
+/// A connected stream with what is half sent and half received.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) stream: Stream,
+    batch: Option<Box<Batch>>,
+    pub(super) inbox: Inbox,
+    finished: bool,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        qpn: u32,
+        pd: &Arc<Pd>,
+        (send_cq, recv_cq): (&Arc<Cq>, &Arc<Cq>),
+        cap: QpCap,
+        signal_all: bool,
+        cookie: Cookie,
+    ) -> Conn {
+        let inner = Inner {
+            phase: Phase::Reset,
+            engine: Engine::new(qpn, limits(&cap)),
+            access: proto::Access::empty(),
+            peer: None,
+            link: None,
+            sends: SlotRing::new(cap.send_wr as usize),
+            receives: SlotRing::new(cap.recv_wr as usize),
+            reads: Vec::new(),
+            unsent_bytes: 0,
+            timer: None,
+            drained_wanted: false,
+            reported: false,
+        };
+        Conn {
+            qpn,
+            pd: pd.clone(),
+            send_cq: send_cq.clone(),
+            recv_cq: recv_cq.clone(),
+            cookie,
+            progress: pd.context().progress(),
+            cap,
+            signal_all,
+            listed: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    pub(crate) fn cap(&self) -> QpCap {
+        self.cap
+    }
+
+    /// Back to what a fresh QP is.
+    pub(crate) fn reset(&self, inner: &mut Inner) {
+        inner.phase = Phase::Reset;
+        inner.engine = Engine::new(self.qpn, limits(&self.cap));
+        inner.access = proto::Access::empty();
+        inner.peer = None;
+        inner.reads.clear();
+        inner.sends.clear();
+        inner.receives.clear();
+        (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
+    }
+
+    /// Posts one send request; the caller flushes when the list is posted.
+    #[inline]
+    pub(crate) fn post_send(&self, inner: &mut Inner, wr: &SendWr<'_>) -> bool {
+        let (len, fault) = match wr.payload {
+            Payload::Inline(bytes) => (bytes.len() as u64, None),
+            Payload::Sges(sges) => (sges.iter().map(|s| u64::from(s.length)).sum(), None),
+        };
+        let atomic = matches!(wr.op, proto::SendOp::CompareSwap { .. } | proto::SendOp::FetchAdd { .. });
+        let fault = fault.or((len > MAX_MESSAGE || (atomic && len != 8)).then_some(Status::LocLen));
+        let mut flags = wr.flags;
+        flags.set(proto::SendFlags::SIGNALED, self.signal_all || flags.contains(proto::SendFlags::SIGNALED));
+        if inner.engine.send_room() == 0 {
+            return false;
+        }
+        let slot = inner.engine.next_send_slot() as usize;
+        let need = if wr.op.has_response() { proto::Access::LOCAL_WRITE } else { proto::Access::empty() };
+        let resolved = match wr.payload {
+            Payload::Inline(bytes) => {
+                inner.sends.set_inline(slot, bytes);
+                Ok(())
+            }
+            Payload::Sges(sges) => inner.sends.resolve(slot, sges, self.pd.id(), need),
+        };
+        let fault = fault.or(resolved.err().map(|_| Status::LocProt));
+        let request = Request { id: wr.id, op: wr.op, flags, len: len as u32, fault };
+        inner.unsent_bytes += len;
+        inner.engine.post_send(request).is_some()
+    }
+
+    /// Posts one receive.
+    #[inline]
+    pub(crate) fn post_recv(&self, inner: &mut Inner, wr: &RecvWr<'_>) -> bool {
+        if inner.engine.recv_room() == 0 {
+            return false;
+        }
+        let slot = inner.engine.next_recv_slot() as usize;
+        let len: u64 = wr.sges.iter().map(|s| u64::from(s.length)).sum();
+        // A bad key is reported when a message comes for it, as hardware does.
+        let _ = inner.receives.resolve(slot, wr.sges, self.pd.id(), proto::Access::LOCAL_WRITE);
+        inner.engine.post_recv(wr.id, u32::try_from(len).unwrap_or(u32::MAX)).is_some()
+    }
+
+    /// After posting sends: an idle pipe gets them at once; else they gather, and go out with others when the peer
+    /// has answered, when the application polls, or when enough has gathered.
+    #[inline]
+    pub(crate) fn after_post(self: &Arc<Self>, inner: &mut Inner) {
+        let idle = inner.engine.in_flight() == 0;
+        let enough = inner.engine.unsent() >= GATHER_REQUESTS || inner.unsent_bytes >= GATHER_BYTES;
+        let blocked = inner.link.as_ref().is_some_and(|link| link.stream.is_blocked());
+        if inner.engine.has_failed() || ((idle || enough) && !blocked) {
+            self.flush(inner);
+        } else if !blocked {
+            self.progress.list(self);
+        }
+        if inner.timer.is_none() && inner.engine.wants_tick() {
+            self.start_timer(inner);
+        }
+    }
+
+    /// After posting receives: a peer that waits for one is told at once.
+    #[inline]
+    pub(crate) fn after_post_recv(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.engine.has_failed() || inner.engine.need() == Need::Now {
+            self.flush(inner);
+        }
+    }
+
+    /// Sends what may be sent, and completes what is complete.
+    pub(crate) fn flush(self: &Arc<Self>, inner: &mut Inner) {
+        if let Err(e) = self.try_flush(inner) {
+            tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
+            self.lose(inner);
+        }
+        self.settle(inner);
+    }
+
+    fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {
+        let Inner { engine, link, sends, reads, .. } = inner;
+        let Some(link) = link else {
+            engine.transmit(&mut Nowhere);
+            return Ok(());
+        };
+        loop {
+            let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
+            if batch.is_empty() {
+                engine.transmit(&mut Filler { batch, sends, reads, pd: self.pd.id() });
+                if batch.is_empty() {
+                    break;
+                }
+            }
+            match batch.flush(&link.stream, &mut Vec::with_capacity(8))? {
+                Flushed::All => batch.clear(),
+                Flushed::Blocked => {
+                    link.stream.set_blocked(true, self.progress.epoll(), self.token())?;
+                    return Ok(());
+                }
+                Flushed::Revoked => return Err(io::Error::other("memory was deregistered while the peer read it")),
+            }
+        }
+        if let Some(batch) = link.batch.take() {
+            self.progress.batches().give(batch);
+        }
+        inner.unsent_bytes = 0;
+        link.stream.set_blocked(false, self.progress.epoll(), self.token())?;
+        if engine.has_said_goodbye() && !link.finished {
+            link.finished = true;
+            link.stream.finish();
+        }
+        Ok(())
+    }
+
+    /// The stream has ended.
+    fn lose(self: &Arc<Self>, inner: &mut Inner) {
+        if let Some(mut link) = inner.link.take() {
+            link.stream.deregister(self.progress.epoll());
+            if let Some(batch) = link.batch.take() {
+                self.progress.batches().give(batch);
+            }
+            self.progress.unlink(self);
+        }
+        inner.engine.on_lost();
+        inner.engine.transmit(&mut Nowhere);
+    }
+
+    /// Moves completions to their queues, and tells the owner of a failure once.
+    pub(super) fn settle(&self, inner: &mut Inner) {
+        const AT_ONCE: usize = 32;
+        if inner.phase == Phase::Gone {
+            return;
+        }
+        let mut out = [EMPTY; AT_ONCE];
+        for (cq, send) in [(&self.send_cq, true), (&self.recv_cq, false)] {
+            loop {
+                let mut n = 0;
+                while n < AT_ONCE {
+                    let next = if send { inner.engine.poll_send() } else { inner.engine.poll_recv() };
+                    let Some(completion) = next else { break };
+                    out[n] = completion;
+                    n += 1;
+                }
+                if n == 0 {
+                    break;
+                }
+                cq.push_batch(&out[..n]);
+                if n < AT_ONCE {
+                    break;
+                }
+            }
+        }
+        if inner.drained_wanted && inner.engine.is_drained() {
+            inner.drained_wanted = false;
+            self.report(AsyncEvent::SqDrained(self.cookie));
+        }
+    }
+
+    pub(super) fn report(&self, event: AsyncEvent) {
+        self.pd.context().events().push(event);
+    }
+
+    /// Receives what has come, up to a budget, and answers it. True if anything moved.
+    pub(super) fn service(self: &Arc<Self>, inner: &mut Inner, staging: &mut [u8], iovs: &mut Vec<Iov>) -> Serviced {
+        let mut serviced = Serviced::default();
+        if inner.link.is_none() {
+            return serviced;
+        }
+        loop {
+            match self.receive(inner, staging, iovs) {
+                Ok(Received::Nothing) => break,
+                Ok(Received::Some { drained }) => {
+                    serviced.moved = true;
+                    if inner.engine.need() == Need::Now || (!drained && inner.engine.unsent() > 0) {
+                        self.flush(inner);
+                    }
+                    serviced.turns += 1;
+                    if drained || serviced.turns == TURNS {
+                        break;
+                    }
+                }
+                Ok(Received::End) => {
+                    self.lose(inner);
+                    serviced.moved = true;
+                    break;
+                }
+                Err(e) => {
+                    tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while receiving");
+                    self.lose(inner);
+                    serviced.moved = true;
+                    break;
+                }
+            }
+        }
+        let blocked = inner.link.as_ref().is_some_and(|link| link.stream.is_blocked());
+        if inner.engine.has_failed() || (inner.engine.unsent() > 0 && !blocked) {
+            self.flush(inner);
+        } else if serviced.moved {
+            self.settle(inner);
+        }
+        serviced.owes_ack = inner.engine.need() == Need::Lazy;
+        serviced
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn on_writable(self: &Arc<Self>, inner: &mut Inner) {
+        self.flush(inner);
+    }
+
+    /// The handshake is done: `theirs` came over `stream`, and ours told of `told` receives.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        stream: Stream,
+        theirs: &Hello,
+        told: u32,
+    ) -> io::Result<()> {
+        stream.register(self.progress.epoll(), self.token())?;
+        inner.link = Some(Link { stream, batch: None, inbox: Inbox::default(), finished: false });
+        if let Err(fatal) = inner.engine.connect(theirs, told) {
+            self.break_off(inner, &fatal.to_string());
+        }
+        self.flush(inner);
+        Ok(())
+    }
+
+    /// The peer broke the protocol.
+    pub(super) fn break_off(&self, inner: &mut Inner, why: &str) {
+        tracing::error!(qpn = self.qpn, why, "closing the connection");
+        inner.engine.on_fatal();
+        self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie));
+    }
+
+    /// A request of the peer was refused.
+    pub(super) fn refuse(&self, inner: &mut Inner, refusal: Refusal) {
+        tracing::warn!(qpn = self.qpn, ?refusal, "refused a request of the peer");
+        inner.engine.refuse(refusal);
+        match refusal {
+            Refusal::Access => self.report_failure(inner, AsyncEvent::QpAccessErr(self.cookie)),
+            Refusal::Invalid => self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie)),
+            Refusal::Local | Refusal::TooLong => {}
+        }
+    }
+
+    fn report_failure(&self, inner: &mut Inner, event: AsyncEvent) {
+        if !std::mem::replace(&mut inner.reported, true) && inner.phase != Phase::Gone {
+            self.report(event);
+        }
+    }
+
+    /// Goes to the error state: everything outstanding is flushed, the peer hears goodbye.
+    pub(crate) fn fail(self: &Arc<Self>, inner: &mut Inner, status: Option<Status>) {
+        inner.engine.fail(status);
+        self.flush(inner);
+    }
+
+    /// The stream is given up without waiting for the peer.
+    pub(super) fn abandon(self: &Arc<Self>, inner: &mut Inner) {
+        self.lose(inner);
+    }
+
+    /// RESET: the peer hears goodbye, if the socket takes it at once; completions of what was outstanding are dropped.
+    pub(crate) fn hang_up(self: &Arc<Self>, inner: &mut Inner) {
+        inner.phase = Phase::Gone;
+        self.fail(inner, None);
+        self.abandon(inner);
+    }
+
+    pub(crate) fn want_drained(&self, inner: &mut Inner) {
+        inner.drained_wanted = true;
+        self.settle(inner);
+    }
+
+    fn start_timer(self: &Arc<Self>, inner: &mut Inner) {
+        let now = crate::sys::time::now();
+        inner.timer = Some(now);
+        self.progress.start_timer(now, self);
+    }
+
+    /// A deadline may have passed; gives the next one.
+    pub(super) fn on_timer(self: &Arc<Self>, now: Tick) -> Option<Tick> {
+        let mut inner = self.lock();
+        inner.timer = inner.engine.on_tick(now);
+        if inner.engine.has_failed() {
+            self.flush(&mut inner);
+        }
+        inner.timer
+    }
+
+    pub(super) fn mark_listed(&self) -> bool {
+        !self.listed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn unmark_listed(&self) {
+        self.listed.store(false, Ordering::Release);
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        u64::from(self.qpn)
+    }
+
+    pub(crate) fn invalidate(pd: mem::PdId, key: u32) -> bool {
+        match mem::keys().lookup(key) {
+            Some(region) if region.pd() == pd => {
+                region.revoke();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What [`Conn::service`] did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Serviced {
+    pub(super) moved: bool,
+    pub(super) owes_ack: bool,
+    turns: u32,
+}
+
+/// Reads from one connection before others get their turn.
+const TURNS: u32 = 16;
+
+const EMPTY: Completion = Completion {
+    id: 0,
+    status: Status::Success,
+    opcode: proto::WcOpcode::Send,
+    len: 0,
+    qpn: 0,
+    extra: proto::Extra::None,
+    solicited: false,
+};
+
+fn limits(cap: &QpCap) -> proto::Limits {
+    proto::Limits { send_wr: cap.send_wr as usize, recv_wr: cap.recv_wr as usize }
+}
+
+impl Inner {
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    pub(crate) fn set_access(&mut self, access: proto::Access) {
+        self.access = access;
+    }
+
+    pub(crate) fn set_timing(&mut self, timing: proto::Timing) {
+        self.engine.set_timing(timing);
+    }
+
+    pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
+        self.peer = peer;
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.engine.set_paused(paused);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.engine.has_failed()
+    }
+
+    pub(crate) fn send_room(&self) -> usize {
+        self.engine.send_room()
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.stream.is_blocked())
+    }
+
+    pub(crate) fn is_linked(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether anything of the QP is left: its owner's handle, or a stream with last words.
+    pub(super) fn is_present(&self) -> bool {
+        self.phase != Phase::Gone || self.link.is_some()
+    }
+}

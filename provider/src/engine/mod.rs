@@ -1,0 +1,384 @@
+//! Progress: who moves bytes, and when.
+//!
+//! One engine serves the process. Whoever polls a completion queue moves the bytes of every connection, inline and
+//! under a try-lock; while nobody polls, one thread does so, asleep on the sockets (see [`wake`]). Lock order:
+//! engine, connection, completion queue; the small lists of this file are leaves.
+
+mod bootstrap;
+mod conn;
+mod links;
+mod receive;
+mod registry;
+mod send;
+pub(crate) mod wake;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dmverbs_proto::Tick;
+use parking_lot::{Mutex, MutexGuard};
+
+use bootstrap::Bootstrap;
+pub(crate) use bootstrap::Peer;
+pub(crate) use conn::{Conn, Inner, Phase};
+use links::Links;
+use registry::Registry;
+use wake::{Plan, Standby, Watch};
+
+use crate::mem::PdId;
+use crate::object::Error;
+use crate::sys::epoll::{Epoll, Event, Interest};
+use crate::sys::eventfd::EventFd;
+use crate::sys::socket::Iov;
+use crate::sys::time;
+use crate::transport::BatchPool;
+
+/// The longest message; `max_msg_sz` of ibv_query_port(3).
+pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
+
+/// Up to this many connections are read without asking epoll which of them have something.
+const DIRECT: usize = 2;
+/// Then epoll is still asked every so many turns, for handshakes.
+const DIRECT_TURNS: u32 = 64;
+
+/// Tokens of epoll that are no connection; connections use their QP number, which has 24 bits.
+const KICK: u64 = 1 << 32;
+const LINKS: u64 = 1 << 33;
+const BOOTSTRAP: u64 = 1 << 34;
+/// Among those of the handshake: a listener, by its index.
+const LISTENER: u64 = 1 << 35;
+
+/// The process's progress engine.
+#[derive(Debug)]
+pub struct Progress {
+    epoll: Epoll,
+    kick: EventFd,
+    standby: Standby,
+    batches: BatchPool,
+    registry: Registry,
+    links: Links,
+    turn: Mutex<Turn>,
+    /// Connections with requests that gather, and whether there are any.
+    listed: Mutex<Vec<Arc<Conn>>>,
+    any_listed: AtomicBool,
+    /// Connections whose stream is gone, to be forgotten at the next turn.
+    unlinked: Mutex<Vec<Arc<Conn>>>,
+    any_unlinked: AtomicBool,
+    timers: Mutex<Vec<(Tick, Arc<Conn>)>>,
+    next_timer: AtomicU64,
+}
+
+/// What one takes turns at.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    conns: HashMap<u64, Arc<Conn>>,
+    direct: Vec<Arc<Conn>>,
+    direct_turns: u32,
+    bootstrap: Bootstrap,
+    staging: Vec<u8>,
+    iovs: Vec<Iov>,
+    events: Vec<Event>,
+    /// Connections that owe their peer an ack which may find a frame to ride on.
+    lazy: Vec<Arc<Conn>>,
+}
+
+impl Progress {
+    /// The process's engine, started by its first user.
+    pub(crate) fn start() -> Result<&'static Progress, Error> {
+        static ENGINE: OnceLock<Progress> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+        if let Some(engine) = ENGINE.get() {
+            return Ok(engine);
+        }
+        let _one = STARTING.lock();
+        if let Some(engine) = ENGINE.get() {
+            return Ok(engine);
+        }
+        let config = crate::config::config().map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
+        let engine = ENGINE.get_or_init({
+            let progress = Progress::new(config.port_range.clone())?;
+            || progress
+        });
+        std::thread::Builder::new().name("dmverbs".into()).spawn(|| engine.run())?;
+        Ok(engine)
+    }
+
+    fn new(ports: Option<std::ops::RangeInclusive<u16>>) -> Result<Progress, Error> {
+        let epoll = Epoll::new()?;
+        let kick = EventFd::new(false)?;
+        epoll.add(kick.as_fd(), KICK, Interest::READ)?;
+        let links = Links::new()?;
+        if let Some(fd) = links.fd() {
+            epoll.add(fd, LINKS, Interest::READ)?;
+        }
+        let turn = Turn {
+            conns: HashMap::new(),
+            direct: Vec::new(),
+            direct_turns: 0,
+            bootstrap: Bootstrap::default(),
+            staging: vec![0; receive::STAGING],
+            iovs: Vec::new(),
+            events: vec![Event::default(); 128],
+            lazy: Vec::new(),
+        };
+        Ok(Progress {
+            epoll,
+            kick,
+            standby: Standby::default(),
+            batches: BatchPool::default(),
+            registry: Registry::new(ports),
+            links,
+            turn: Mutex::new(turn),
+            listed: Mutex::default(),
+            any_listed: AtomicBool::new(false),
+            unlinked: Mutex::default(),
+            any_unlinked: AtomicBool::new(false),
+            timers: Mutex::default(),
+            next_timer: AtomicU64::new(Tick::MAX),
+        })
+    }
+
+    pub(crate) fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    pub(crate) fn batches(&self) -> &BatchPool {
+        &self.batches
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock()
+    }
+
+    /// Progress by an application that polls: nothing if somebody else is at it.
+    #[inline]
+    pub(crate) fn poll_inline(&self) {
+        self.standby.polled();
+        let Some(mut turn) = self.turn.try_lock() else { return };
+        let moved = self.turn_inline(&mut turn);
+        if !moved && !turn.lazy.is_empty() {
+            self.send_lazy(&mut turn);
+        }
+        if !turn.lazy.is_empty() && self.standby.is_asleep() {
+            // The application may never poll again; the thread will see to the acks.
+            self.wake();
+        }
+    }
+
+    fn turn_inline(&self, turn: &mut Turn) -> bool {
+        turn.direct_turns += 1;
+        let blocked = turn.direct.iter().any(|conn| conn.lock().is_blocked());
+        let mut moved = false;
+        if turn.conns.len() <= DIRECT && !blocked && turn.direct_turns % DIRECT_TURNS != 0 {
+            for i in 0..turn.direct.len() {
+                let conn = turn.direct[i].clone();
+                moved |= self.service(turn, &conn);
+            }
+        } else {
+            moved = self.turn_epoll(turn);
+        }
+        self.housekeep(turn);
+        moved
+    }
+
+    /// Serves whatever epoll says is ready.
+    fn turn_epoll(&self, turn: &mut Turn) -> bool {
+        let mut events = std::mem::take(&mut turn.events);
+        let n = self.epoll.wait(&mut events, Some(Duration::ZERO)).unwrap_or(0);
+        let moved = self.dispatch(turn, &events[..n]);
+        turn.events = events;
+        moved
+    }
+
+    fn dispatch(&self, turn: &mut Turn, events: &[Event]) -> bool {
+        let mut moved = false;
+        for event in events {
+            match event.token() {
+                KICK => self.kick.drain(),
+                LINKS => self.links.on_readable(),
+                token if token & BOOTSTRAP != 0 => {
+                    turn.bootstrap_event(self, token & !BOOTSTRAP);
+                    moved = true;
+                }
+                token => {
+                    let Some(conn) = turn.conns.get(&token).cloned() else { continue };
+                    if event.is_writable() {
+                        conn.on_writable(&mut conn.lock());
+                        moved = true;
+                    }
+                    if event.is_readable() {
+                        moved |= self.service(turn, &conn);
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    fn service(&self, turn: &mut Turn, conn: &Arc<Conn>) -> bool {
+        let serviced = conn.service(&mut conn.lock(), &mut turn.staging, &mut turn.iovs);
+        if serviced.owes_ack {
+            turn.lazy.push(conn.clone());
+        }
+        serviced.moved
+    }
+
+    /// What is due on every turn: connections that gathered requests, and those that ended.
+    fn housekeep(&self, turn: &mut Turn) {
+        if self.any_listed.swap(false, Ordering::AcqRel) {
+            let listed = std::mem::take(&mut *self.listed.lock());
+            for conn in &listed {
+                conn.unmark_listed();
+                let mut inner = conn.lock();
+                if !inner.is_blocked() {
+                    conn.flush(&mut inner);
+                }
+            }
+        }
+        if self.any_unlinked.swap(false, Ordering::AcqRel) {
+            for conn in std::mem::take(&mut *self.unlinked.lock()) {
+                turn.remove(&conn);
+                self.registry.release(&conn);
+            }
+        }
+    }
+
+    fn send_lazy(&self, turn: &mut Turn) {
+        for conn in std::mem::take(&mut turn.lazy) {
+            let mut inner = conn.lock();
+            if !inner.is_blocked() {
+                conn.flush(&mut inner);
+            }
+        }
+    }
+
+    /// Notes that `conn` has requests that gather.
+    pub(crate) fn list(&self, conn: &Arc<Conn>) {
+        if conn.mark_listed() {
+            self.listed.lock().push(conn.clone());
+            self.any_listed.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn unlink(&self, conn: &Arc<Conn>) {
+        self.unlinked.lock().push(conn.clone());
+        self.any_unlinked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn start_timer(&self, at: Tick, conn: &Arc<Conn>) {
+        self.timers.lock().push((at, conn.clone()));
+        self.next_timer.fetch_min(at, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Waits until nobody touches memory for a QP of `pd` by what it knew before.
+    pub(crate) fn quiesce(&self, pd: PdId) {
+        for conn in self.registry.all() {
+            if conn.pd.id() == pd {
+                drop(conn.lock());
+            }
+        }
+    }
+
+    /// Makes the thread look at its timers and lists.
+    pub(crate) fn wake(&self) {
+        self.kick.add(1);
+    }
+
+    fn run_timers(&self, now: Tick) {
+        if self.next_timer.load(Ordering::Acquire) > now {
+            return;
+        }
+        let due: Vec<_> = {
+            let mut timers = self.timers.lock();
+            let (due, rest) = std::mem::take(&mut *timers).into_iter().partition(|(at, _)| *at <= now);
+            *timers = rest;
+            self.next_timer.store(timers.iter().map(|t| t.0).min().unwrap_or(Tick::MAX), Ordering::Release);
+            due
+        };
+        for (_, conn) in due {
+            if let Some(next) = conn.on_timer(now) {
+                self.timers.lock().push((next, conn));
+                self.next_timer.fetch_min(next, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// The progress thread.
+    fn run(&self) {
+        let mut events = vec![Event::default(); 128];
+        let mut watch = Watch::default();
+        loop {
+            let now = time::now();
+            self.run_timers(now);
+            let bootstrap_due = {
+                let mut turn = self.turn.lock();
+                turn.bootstrap_tick(self, now);
+                turn.bootstrap.next_deadline()
+            };
+            let deadline = self.next_timer.load(Ordering::Acquire).min(bootstrap_due.unwrap_or(Tick::MAX));
+            match self.standby.plan(&mut watch) {
+                Plan::StandBack(pause) => {
+                    let pause = pause.min(Duration::from_nanos(deadline.saturating_sub(now)));
+                    if self.kick.wait(pause) {
+                        self.kick.drain();
+                    }
+                }
+                Plan::Sleep => self.sleep_on_sockets(&mut events, deadline),
+            }
+        }
+    }
+
+    /// Nobody polls: serve the sockets until somebody does.
+    fn sleep_on_sockets(&self, events: &mut [Event], deadline: Tick) {
+        {
+            let mut turn = self.turn.lock();
+            // A short look first: an application woken by what came may well be about to answer, ack included.
+            self.turn_epoll(&mut turn);
+            self.housekeep(&mut turn);
+            self.send_lazy(&mut turn);
+        }
+        let now = time::now();
+        let timeout = (deadline != Tick::MAX).then(|| Duration::from_nanos(deadline.saturating_sub(now)));
+        let n = self.epoll.wait(events, timeout).unwrap_or(0);
+        self.standby.woke();
+        if let Some(mut turn) = self.turn.try_lock() {
+            self.dispatch(&mut turn, &events[..n]);
+            self.housekeep(&mut turn);
+        }
+    }
+}
+
+impl Turn {
+    pub(crate) fn insert(&mut self, conn: &Arc<Conn>) {
+        self.conns.insert(conn.token(), conn.clone());
+        self.refresh_direct();
+    }
+
+    fn remove(&mut self, conn: &Arc<Conn>) {
+        // A QP that was reset may have a new stream by now.
+        if conn.lock().is_linked() {
+            return;
+        }
+        self.conns.remove(&conn.token());
+        self.lazy.retain(|lazy| !Arc::ptr_eq(lazy, conn));
+        self.refresh_direct();
+    }
+
+    fn refresh_direct(&mut self) {
+        self.direct.clear();
+        if self.conns.len() <= DIRECT {
+            self.direct.extend(self.conns.values().cloned());
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The receiving half of a connection: bytes from the stream into frames, and payload into its place.
+//!
+//! Headers and small payloads are read into a staging area shared by all connections; the rest of a large payload is
+//! read directly into its place, together with the next header. Nothing is read that has no destination.
+
+use std::io;
+use std::sync::Arc;
+
+use dmverbs_proto::{
+    Access, AtomicOp, Destination, Fatal, Flags, Frame, HEADER_LEN, Incoming, MAX_HEADER_LEN, Refusal, Status,
+};
+
+use super::conn::{Conn, Inner};
+use crate::mem::{self, AccessError, Span};
+use crate::sys::socket::{self, Iov};
+
+/// Bytes of the staging area.
+pub(super) const STAGING: usize = (64 << 10) + MAX_HEADER_LEN;
+/// Payload that is still to come is read directly into its place if it is larger than this.
+const DIRECT_MIN: usize = 16 << 10;
+/// What is read behind a direct payload: the next header.
+const DIRECT_TAIL: usize = HEADER_LEN;
+
+/// What is half received.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// The front of a header.
+    partial: [u8; MAX_HEADER_LEN],
+    partial_len: usize,
+    placing: Option<Placing>,
+    /// The QP has failed: what still comes is read and dropped, so that our last words are not lost to a reset.
+    discard: bool,
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        Inbox { partial: [0; MAX_HEADER_LEN], partial_len: 0, placing: None, discard: false }
+    }
+}
+
+/// Payload on its way into memory.
+#[derive(Debug)]
+struct Placing {
+    to: Place,
+    /// Bytes placed and bytes to come of this frame.
+    done: u32,
+    left: u32,
+    invalidates: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory(Span),
+    Receive { slot: u32, offset: u32 },
+    Response { slot: u32, offset: u32 },
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Received {
+    /// Nothing is there.
+    Nothing,
+    /// Some bytes; `drained` if that was all.
+    Some { drained: bool },
+    /// The peer has closed the stream.
+    End,
+}
+
+impl Conn {
+    /// Reads once and handles what came.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        staging: &mut [u8],
+        iovs: &mut Vec<Iov>,
+    ) -> io::Result<Received> {
+        let Inner { engine, link, sends, receives, .. } = inner;
+        let Some(link) = link else { return Ok(Received::Nothing) };
+        let inbox = &mut link.inbox;
+        if engine.has_failed() {
+            inbox.discard = true;
+        }
+        iovs.clear();
+        let mut direct = 0;
+        let mut kept = 0;
+        if let (Some(placing), false) = (&inbox.placing, inbox.discard)
+            && placing.left as usize > DIRECT_MIN
+        {
+            let before = iovs.len();
+            let ok = match &placing.to {
+                Place::Memory(span) => span.iov(placing.done as usize, placing.left as usize).map(|iov| iovs.push(iov)),
+                Place::Receive { slot, offset } => {
+                    receives.iovs(*slot as usize, *offset + placing.done, placing.left, |iov| iovs.push(iov))
+                }
+                Place::Response { slot, offset } => {
+                    sends.iovs(*slot as usize, *offset + placing.done, placing.left, |iov| iovs.push(iov))
+                }
+            };
+            // A place that cannot be read into directly is filled from the staging area.
+            if ok.is_some() {
+                direct = placing.left as usize;
+            } else {
+                iovs.truncate(before);
+            }
+        }
+        let room = if direct > 0 {
+            DIRECT_TAIL
+        } else {
+            kept = inbox.partial_len;
+            staging[..kept].copy_from_slice(&inbox.partial[..kept]);
+            staging.len() - kept
+        };
+        iovs.push(Iov::from_mut(&mut staging[kept..kept + room]));
+        let n = match socket::recv_vectored(link.stream.rx(), iovs) {
+            Ok(0) => return Ok(Received::End),
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(Received::Nothing);
+            }
+            Err(e) => return Err(e),
+        };
+        let drained = n < direct + room;
+        if inbox.discard {
+            return Ok(Received::Some { drained });
+        }
+        inbox.partial_len = 0;
+        engine.on_moved();
+        let placed = n.min(direct);
+        if placed > 0 && !self.advance(inner, placed) {
+            return Ok(Received::Some { drained });
+        }
+        if let Err(fatal) = self.parse(inner, &staging[..kept + n - placed]) {
+            self.break_off(inner, &fatal.to_string());
+        }
+        Ok(Received::Some { drained })
+    }
+
+    /// Handles staged bytes: payload of the current frame, then frames.
+    #[inline]
+    fn parse(self: &Arc<Self>, inner: &mut Inner, mut bytes: &[u8]) -> Result<(), Fatal> {
+        while !bytes.is_empty() {
+            let Some(link) = &mut inner.link else { return Ok(()) };
+            if link.inbox.discard {
+                return Ok(());
+            }
+            if let Some(placing) = &link.inbox.placing {
+                let n = bytes.len().min(placing.left as usize);
+                if !self.place(inner, &bytes[..n]) || !self.advance(inner, n) {
+                    return Ok(());
+                }
+                bytes = &bytes[n..];
+                continue;
+            }
+            match Frame::decode(bytes)? {
+                Some((frame, len)) => {
+                    bytes = &bytes[len..];
+                    self.on_frame(inner, &frame)?;
+                }
+                None => {
+                    link.inbox.partial[..bytes.len()].copy_from_slice(bytes);
+                    link.inbox.partial_len = bytes.len();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn on_frame(self: &Arc<Self>, inner: &mut Inner, frame: &Frame) -> Result<(), Fatal> {
+        match inner.engine.on_frame(frame)? {
+            Incoming::Done => {
+                if inner.engine.has_failed() {
+                    self.discard(inner);
+                }
+            }
+            Incoming::Payload(destination) => {
+                let to = match destination {
+                    Destination::Memory { addr, rkey, covers } => {
+                        match self.target(inner, rkey, addr, covers, Access::REMOTE_WRITE) {
+                            Ok(span) => Place::Memory(span),
+                            Err(_) => {
+                                self.turn_down(inner, Refusal::Access);
+                                return Ok(());
+                            }
+                        }
+                    }
+                    Destination::Receive { slot, offset } => Place::Receive { slot, offset },
+                    Destination::Response { slot, offset } => Place::Response { slot, offset },
+                };
+                let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
+                if let Some(link) = &mut inner.link {
+                    link.inbox.placing = Some(Placing { to, done: 0, left: frame.len, invalidates });
+                }
+                if frame.len == 0 {
+                    self.advance(inner, 0);
+                }
+            }
+            Incoming::Read { slot, addr, rkey, len } => {
+                match self.target(inner, rkey, addr, len, Access::REMOTE_READ) {
+                    Ok(span) => {
+                        let slot = slot as usize;
+                        if inner.reads.len() <= slot {
+                            inner.reads.resize_with(slot + 1, || None);
+                        }
+                        inner.reads[slot] = Some(span);
+                        inner.engine.on_read(len);
+                    }
+                    Err(_) => self.turn_down(inner, Refusal::Access),
+                }
+            }
+            Incoming::Atomic { op, addr, rkey } => {
+                let before = self.target(inner, rkey, addr, 8, Access::REMOTE_ATOMIC).and_then(|span| match op {
+                    AtomicOp::CompareSwap { compare, swap } => span.compare_swap(0, compare, swap),
+                    AtomicOp::FetchAdd { add } => span.fetch_add(0, add),
+                });
+                match before {
+                    Ok(before) => inner.engine.on_atomic(before),
+                    Err(AccessError::Unaligned) => self.turn_down(inner, Refusal::Invalid),
+                    Err(_) => self.turn_down(inner, Refusal::Access),
+                }
+            }
+            Incoming::AtomicResult { slot, before } => {
+                if inner.sends.copy_in(slot as usize, 0, &before.to_ne_bytes()).is_err() {
+                    inner.engine.fault(Status::LocProt);
+                    self.discard(inner);
+                }
+            }
+            Incoming::Refused(refusal) => self.turn_down(inner, refusal),
+        }
+        Ok(())
+    }
+
+    /// Memory that the peer names: its key, rights and range, and the QP's rights.
+    fn target(&self, inner: &Inner, rkey: u32, addr: u64, len: u32, need: Access) -> Result<Span, AccessError> {
+        if !inner.access.contains(need) {
+            return Err(AccessError::Denied);
+        }
+        mem::target(rkey, addr, u64::from(len), need, self.pd.id())
+    }
+
+    /// Copies staged payload into its place. False if the place is gone: the request is refused.
+    fn place(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8]) -> bool {
+        let Inner { link, sends, receives, .. } = inner;
+        let Some(Placing { to, done, .. }) = link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
+            return false;
+        };
+        let (result, refusal) = match to {
+            Place::Memory(span) => (span.copy_in(*done as usize, bytes), Some(Refusal::Access)),
+            Place::Receive { slot, offset } => {
+                (receives.copy_in(*slot as usize, offset + done, bytes), Some(Refusal::Local))
+            }
+            Place::Response { slot, offset } => (sends.copy_in(*slot as usize, offset + done, bytes), None),
+        };
+        match (result, refusal) {
+            (Ok(()), _) => return true,
+            (Err(_), Some(refusal)) => self.turn_down(inner, refusal),
+            (Err(_), None) => {
+                inner.engine.fault(Status::LocProt);
+                self.discard(inner);
+            }
+        }
+        false
+    }
+
+    /// `n` more bytes of payload are in place. False if the connection has failed.
+    #[inline]
+    fn advance(self: &Arc<Self>, inner: &mut Inner, n: usize) -> bool {
+        let Some(placing) = inner.link.as_mut().and_then(|link| link.inbox.placing.as_mut()) else { return false };
+        placing.done += n as u32;
+        placing.left -= n as u32;
+        if placing.left > 0 {
+            return true;
+        }
+        if let Some(key) = placing.invalidates
+            && !Conn::invalidate(self.pd.id(), key)
+        {
+            self.turn_down(inner, Refusal::Access);
+            return false;
+        }
+        if let Some(link) = &mut inner.link {
+            link.inbox.placing = None;
+        }
+        inner.engine.on_payload();
+        true
+    }
+
+    fn turn_down(self: &Arc<Self>, inner: &mut Inner, refusal: Refusal) {
+        self.refuse(inner, refusal);
+        self.discard(inner);
+    }
+
+    fn discard(&self, inner: &mut Inner) {
+        if let Some(link) = &mut inner.link {
+            link.inbox.discard = true;
+            link.inbox.placing = None;
+        }
+    }
+}

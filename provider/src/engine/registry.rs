@@ -1,0 +1,117 @@
+//! QP numbers: `listen port << 8 | slot`, so that (GID, QP number) alone says where to connect (WIRE §2.1).
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use dmverbs_proto::Tick;
+use parking_lot::Mutex;
+
+use super::conn::Conn;
+use super::{BOOTSTRAP, LISTENER};
+use crate::object::Error;
+use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::{random, socket, time};
+
+/// A number is not given again before this time has passed, so that a late peer of its last owner finds nobody.
+const QUARANTINE: Tick = 2_000_000_000;
+
+/// The QP numbers of the process, and who has them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    ports: Option<RangeInclusive<u16>>,
+    inner: Mutex<Numbers>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    listeners: Vec<Arc<Listener>>,
+    free: Vec<u32>,
+    resting: VecDeque<(Tick, u32)>,
+    taken: HashMap<u32, Option<Arc<Conn>>>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    port: u16,
+    fd: OwnedFd,
+}
+
+impl Listener {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The port on which the owner of a QP number listens.
+pub(super) fn port(qpn: u32) -> u16 {
+    (qpn >> 8) as u16
+}
+
+impl Registry {
+    pub(super) fn new(ports: Option<RangeInclusive<u16>>) -> Registry {
+        Registry { ports, inner: Mutex::default() }
+    }
+
+    /// A fresh QP number; opens another listener when 256 QPs share the last.
+    pub(crate) fn allocate(&self, epoll: &Epoll) -> Result<u32, Error> {
+        let mut numbers = self.inner.lock();
+        let now = time::now();
+        while let Some(&(at, qpn)) = numbers.resting.front()
+            && at <= now
+        {
+            numbers.resting.pop_front();
+            numbers.free.push(qpn);
+        }
+        if numbers.free.is_empty() {
+            let (fd, port) = socket::listen(self.ports.clone())?;
+            let index = numbers.listeners.len() as u64;
+            epoll.add(fd.as_fd(), BOOTSTRAP | LISTENER | index, Interest::READ)?;
+            tracing::debug!(port, "listening");
+            numbers.listeners.push(Arc::new(Listener { port, fd }));
+            // 0xffffff is the multicast QP.
+            numbers.free.extend((0..=255).map(|slot| u32::from(port) << 8 | slot).filter(|qpn| *qpn != 0xff_ffff));
+        }
+        let mut bytes = [0; 4];
+        random::fill(&mut bytes)?;
+        let index = u32::from_le_bytes(bytes) as usize % numbers.free.len();
+        let qpn = numbers.free.swap_remove(index);
+        numbers.taken.insert(qpn, None);
+        Ok(qpn)
+    }
+
+    pub(crate) fn insert(&self, conn: &Arc<Conn>) {
+        self.inner.lock().taken.insert(conn.qpn, Some(conn.clone()));
+    }
+
+    /// Gives a destroyed QP's number back, once nothing of it is left.
+    pub(crate) fn release(&self, conn: &Arc<Conn>) {
+        if conn.lock().is_present() {
+            return;
+        }
+        let mut numbers = self.inner.lock();
+        if numbers.taken.remove(&conn.qpn).is_some() {
+            numbers.resting.push_back((time::now() + QUARANTINE, conn.qpn));
+        }
+    }
+
+    pub(crate) fn find(&self, qpn: u32) -> Option<Arc<Conn>> {
+        self.inner.lock().taken.get(&qpn).cloned().flatten()
+    }
+
+    /// Every QP of the process.
+    pub(crate) fn all(&self) -> Vec<Arc<Conn>> {
+        self.inner.lock().taken.values().flatten().cloned().collect()
+    }
+
+    /// Whether this process listens on the port of `qpn`.
+    pub(super) fn is_ours(&self, qpn: u32) -> bool {
+        self.inner.lock().listeners.iter().any(|listener| listener.port == port(qpn))
+    }
+
+    pub(super) fn listener(&self, index: u64) -> Option<Arc<Listener>> {
+        self.inner.lock().listeners.get(usize::try_from(index).ok()?).cloned()
+    }
+}

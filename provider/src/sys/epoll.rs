@@ -1,0 +1,94 @@
+//! epoll(7).
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::check;
+
+/// What to wait for on an fd; errors and hang-ups are always reported, as readable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interest(u32);
+
+impl Interest {
+    pub(crate) const NONE: Interest = Interest(0);
+    pub(crate) const READ: Interest = Interest(libc::EPOLLIN as u32);
+    pub(crate) const WRITE: Interest = Interest(libc::EPOLLOUT as u32);
+    pub(crate) const READ_WRITE: Interest = Interest((libc::EPOLLIN | libc::EPOLLOUT) as u32);
+}
+
+/// Something is ready.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Event(libc::epoll_event);
+
+impl Default for Event {
+    fn default() -> Event {
+        Event(libc::epoll_event { events: 0, u64: 0 })
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Event({:#x}, {:#x})", self.token(), { self.0.events })
+    }
+}
+
+impl Event {
+    pub(crate) fn token(&self) -> u64 {
+        self.0.u64
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.0.events & (libc::EPOLLIN | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.0.events & libc::EPOLLOUT as u32 != 0
+    }
+}
+
+/// A set of fds to wait for.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Epoll> {
+        // SAFETY: no pointers are involved.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: `fd` was just opened and belongs to nobody else.
+        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, interest)
+    }
+
+    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
+    }
+
+    pub(crate) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, Interest::NONE)
+    }
+
+    fn control(&self, op: libc::c_int, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest.0, u64: token };
+        // SAFETY: both fds are open, and `event` is a valid epoll_event.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd.as_raw_fd(), &mut event) }).map(drop)
+    }
+
+    /// Waits for events, for at most `time` if given. An interrupted wait gives none.
+    #[inline]
+    pub(crate) fn wait(&self, events: &mut [Event], time: Option<Duration>) -> io::Result<usize> {
+        let millis = time.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        // SAFETY: `events` is writable for its length, and Event is a transparent epoll_event.
+        let n =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr().cast(), events.len() as i32, millis) };
+        match check(n) {
+            Ok(n) => Ok(n as usize),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+}

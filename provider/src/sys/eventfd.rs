@@ -1,0 +1,65 @@
+//! eventfd(2): a counter to sleep on.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use super::{check, check_size};
+
+/// A counter that is readable while it is not zero.
+#[derive(Debug)]
+pub(crate) struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A counter at zero; as a semaphore, each read takes one.
+    pub(crate) fn new(semaphore: bool) -> io::Result<EventFd> {
+        let flags = libc::EFD_CLOEXEC | if semaphore { libc::EFD_SEMAPHORE } else { 0 };
+        // SAFETY: no pointers are involved.
+        let fd = check(unsafe { libc::eventfd(0, flags) })?;
+        // SAFETY: `fd` was just opened and belongs to nobody else.
+        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Adds to the counter.
+    pub(crate) fn add(&self, n: u64) {
+        // SAFETY: the buffer is 8 readable bytes. It cannot fail short of 2^64 - 1 adds.
+        unsafe { libc::write(self.raw(), (&raw const n).cast(), 8) };
+    }
+
+    /// Takes from the counter, waiting until it is not zero unless O_NONBLOCK was set on the fd.
+    pub(crate) fn read(&self) -> io::Result<u64> {
+        let mut n = 0_u64;
+        loop {
+            // SAFETY: the buffer is 8 writable bytes.
+            match check_size(unsafe { libc::read(self.raw(), (&raw mut n).cast(), 8) }) {
+                Ok(_) => return Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits until it is not zero, or the time is over.
+    pub(crate) fn wait(&self, time: Duration) -> bool {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
+        let time = libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        // SAFETY: `poll` is one valid pollfd, `time` a valid timespec, and no signal mask is given.
+        unsafe { libc::ppoll(&mut poll, 1, &time, std::ptr::null()) > 0 }
+    }
+
+    /// Takes all there is, without waiting.
+    pub(crate) fn drain(&self) {
+        if self.wait(Duration::ZERO) {
+            // It was readable, and only its owner reads it.
+            let _ = self.read();
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Link changes from the kernel; rtnetlink(7).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::check;
+use super::socket;
+
+/// A link has changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct LinkEvent {
+    /// Which.
+    pub(crate) ifindex: u32,
+    /// Whether it is up, with a carrier.
+    pub(crate) running: bool,
+}
+
+/// Link changes in this network namespace, as they come.
+#[derive(Debug)]
+pub(crate) struct LinkEvents(OwnedFd);
+
+impl LinkEvents {
+    pub(crate) fn new() -> io::Result<LinkEvents> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: no pointers are involved.
+        let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
+        // SAFETY: `fd` was just opened and belongs to nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // struct sockaddr_nl: family, padding, port id, groups.
+        let name = [libc::AF_NETLINK as u32, 0, libc::RTMGRP_LINK as u32];
+        // SAFETY: `name` is as long as struct sockaddr_nl and laid out like it (little-endian family, zero padding).
+        check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), size_of_val(&name) as libc::socklen_t) })?;
+        Ok(LinkEvents(socket))
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The changes in the next message; `None` when there is no message.
+    pub(crate) fn read(&self) -> io::Result<Option<Vec<LinkEvent>>> {
+        let mut buffer = [0; 16 << 10];
+        match socket::recv(self.fd(), &mut buffer) {
+            Ok(n) => Ok(Some(parse(&buffer[..n]))),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // Messages were lost (ENOBUFS): later ones tell.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Vec::new())),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Reads struct nlmsghdr (16 bytes) and struct ifinfomsg behind it, for each message.
+fn parse(mut bytes: &[u8]) -> Vec<LinkEvent> {
+    const HEADER: usize = 16;
+    let u32_at = |bytes: &[u8], at: usize| bytes.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    let mut events = Vec::new();
+    while let (Some(len), Some(kind)) = (u32_at(bytes, 0), bytes.get(4..6).map(|b| u16::from_ne_bytes([b[0], b[1]]))) {
+        let len = len as usize;
+        if len < HEADER || len > bytes.len() {
+            break;
+        }
+        if let (Some(ifindex), Some(flags)) = (u32_at(bytes, HEADER + 4), u32_at(bytes, HEADER + 8)) {
+            let wanted = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+            match kind {
+                libc::RTM_NEWLINK => events.push(LinkEvent { ifindex, running: flags & wanted == wanted }),
+                libc::RTM_DELLINK => events.push(LinkEvent { ifindex, running: false }),
+                _ => {}
+            }
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, ifindex: u32, flags: u32) -> Vec<u8> {
+        let mut m = vec![0; 32];
+        m[0..4].copy_from_slice(&32_u32.to_ne_bytes());
+        m[4..6].copy_from_slice(&kind.to_ne_bytes());
+        m[20..24].copy_from_slice(&ifindex.to_ne_bytes());
+        m[24..28].copy_from_slice(&flags.to_ne_bytes());
+        m
+    }
+
+    #[test]
+    fn several_messages_in_one_datagram_are_all_read() {
+        let mut bytes = message(libc::RTM_NEWLINK, 3, (libc::IFF_UP | libc::IFF_RUNNING) as u32);
+        bytes.extend(message(libc::RTM_NEWLINK, 4, libc::IFF_UP as u32));
+        bytes.extend(message(libc::RTM_DELLINK, 5, 0));
+        let down = |ifindex| LinkEvent { ifindex, running: false };
+        assert_eq!(parse(&bytes), [LinkEvent { ifindex: 3, running: true }, down(4), down(5)]);
+    }
+
+    #[test]
+    fn a_message_that_lies_about_its_length_ends_the_datagram() {
+        let mut bytes = message(libc::RTM_NEWLINK, 3, 0);
+        bytes[0] = 200;
+        assert_eq!(parse(&bytes), []);
+        bytes[0] = 3;
+        assert_eq!(parse(&bytes), []);
+    }
+}

@@ -1,0 +1,302 @@
+//! Stream sockets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::{check, check_size};
+
+/// A range of memory for the kernel to read from or write to; `struct iovec`.
+///
+/// # Invariants
+/// The range stays allocated until the last system call that is given it returns: its makers guarantee that.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Iov(libc::iovec);
+
+// SAFETY: it is an address and a length; who may use the memory is settled by its makers, whatever the thread.
+unsafe impl Send for Iov {}
+// SAFETY: as above; it has no interior mutability.
+unsafe impl Sync for Iov {}
+
+impl std::fmt::Debug for Iov {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Iov({:p}, {})", self.0.iov_base, self.0.iov_len)
+    }
+}
+
+impl Iov {
+    /// A range of registered memory. The kernel checks it: memory that is not mapped gives EFAULT.
+    pub(crate) fn registered(addr: u64, len: usize) -> Iov {
+        Iov(libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(addr as usize), iov_len: len })
+    }
+
+    /// Bytes to send; used before the slice goes away.
+    pub(crate) fn from_slice(bytes: &[u8]) -> Iov {
+        Iov(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
+    }
+
+    /// Room to receive into; used before the slice goes away.
+    pub(crate) fn from_mut(bytes: &mut [u8]) -> Iov {
+        Iov(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iov_len
+    }
+
+    /// Without its first `n` bytes.
+    pub(crate) fn skip(self, n: usize) -> Iov {
+        debug_assert!(n <= self.len());
+        Iov(libc::iovec { iov_base: self.0.iov_base.wrapping_byte_add(n), iov_len: self.0.iov_len - n })
+    }
+}
+
+/// A listening socket on all addresses, on a free port of `ports` or any: IPv6 and IPv4, or IPv4 where there is no IPv6.
+///
+/// # Errors
+/// `EADDRINUSE` naming the range if all of its ports are taken.
+pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(OwnedFd, u16)> {
+    let Some(range) = ports else { return listen_on(0) };
+    for port in range.clone() {
+        match listen_on(port) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+    let what = format!("DMVERBS_PORT_RANGE={}-{}: every port is in use", range.start(), range.end());
+    tracing::error!("{what}");
+    Err(io::Error::new(io::ErrorKind::AddrInUse, what))
+}
+
+fn listen_on(port: u16) -> io::Result<(OwnedFd, u16)> {
+    let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let socket = match listen_at(any6) {
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) || e.kind() == io::ErrorKind::AddrNotAvailable => {
+            listen_at(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        }
+        result => result,
+    }?;
+    Ok((socket.0, socket.1.port()))
+}
+
+fn listen_at(at: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = stream(at)?;
+    bind(&socket, at)?;
+    // SAFETY: no pointers are involved.
+    check(unsafe { libc::listen(socket.as_raw_fd(), 1024) })?;
+    let mut name = Name::EMPTY;
+    // SAFETY: `name` has room for any address, and says so.
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), name.as_mut_ptr(), &mut name.len) })?;
+    Ok((socket, name.parse()))
+}
+
+fn stream(family_of: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if family_of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers are involved.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind(socket: &OwnedFd, at: SocketAddr) -> io::Result<()> {
+    let name = Name::of(at);
+    // SAFETY: `name` holds an address of the length it says.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr(), name.len) }).map(drop)
+}
+
+/// Takes a connection, if one waits; the socket is non-blocking.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    let mut name = Name::EMPTY;
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: `name` has room for any address, and says so.
+    let fd = check(unsafe { libc::accept4(listener.as_raw_fd(), name.as_mut_ptr(), &mut name.len, flags) });
+    match fd {
+        // SAFETY: `fd` was just opened and belongs to nobody else.
+        Ok(fd) => Ok(Some((unsafe { OwnedFd::from_raw_fd(fd) }, name.parse()))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Begins to connect; the socket becomes writable when that has succeeded or failed.
+pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
+    let socket = stream(to)?;
+    nodelay(std::os::fd::AsFd::as_fd(&socket))?;
+    if let Some(from) = from {
+        let scope = if let SocketAddr::V6(v6) = to { v6.scope_id() } else { 0 };
+        let mut from = SocketAddr::new(from, 0);
+        if let SocketAddr::V6(v6) = &mut from {
+            v6.set_scope_id(scope);
+        }
+        bind(&socket, from)?;
+    }
+    let name = Name::of(to);
+    // SAFETY: `name` holds an address of the length it says.
+    match check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr(), name.len) }) {
+        Ok(_) => Ok(socket),
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a socket that was connecting is connected.
+///
+/// # Errors
+/// Why it could not connect.
+pub(crate) fn finish_connect(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut error: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_raw_fd();
+    // SAFETY: `error` is writable for the length that `len` says.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut len) })?;
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut name = Name::EMPTY;
+    // SAFETY: `name` has room for any address, and says so.
+    match check(unsafe { libc::getpeername(fd, name.as_mut_ptr(), &mut name.len) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Small segments go out at once; tcp(7).
+pub(crate) fn nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` is readable for the length given.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// Two connected stream sockets within this process.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: `fds` has room for two.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: both were just opened and belong to nobody else.
+    let pair = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    for socket in [&pair.0, &pair.1] {
+        // More in flight, fewer switches; the system's limit applies.
+        set_option(std::os::fd::AsFd::as_fd(socket), libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 20)?;
+    }
+    Ok(pair)
+}
+
+/// Ends the sending direction.
+pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers are involved.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
+/// Sends what the socket takes now.
+#[inline]
+pub(crate) fn send_vectored(socket: BorrowedFd<'_>, iovs: &[Iov]) -> io::Result<usize> {
+    let fd = socket.as_raw_fd();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    if let [iov] = iovs {
+        // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
+        return check_size(unsafe { libc::send(fd, iov.0.iov_base, iov.0.iov_len, flags) });
+    }
+    let message = message(iovs);
+    // SAFETY: `message` lists the ranges of `iovs`, which are allocated (type invariant of Iov) or give EFAULT.
+    check_size(unsafe { libc::sendmsg(fd, &message, flags) })
+}
+
+/// Receives what is there now; 0 at the end of the stream.
+#[inline]
+pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut [Iov]) -> io::Result<usize> {
+    let fd = socket.as_raw_fd();
+    if let [iov] = iovs {
+        // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
+        return check_size(unsafe { libc::recv(fd, iov.0.iov_base, iov.0.iov_len, libc::MSG_DONTWAIT) });
+    }
+    let mut message = message(iovs);
+    // SAFETY: `message` lists the ranges of `iovs`, which are allocated (type invariant of Iov) or give EFAULT.
+    check_size(unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) })
+}
+
+fn message(iovs: &[Iov]) -> libc::msghdr {
+    libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: iovs.as_ptr().cast_mut().cast(),
+        msg_iovlen: iovs.len(),
+        msg_control: std::ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    }
+}
+
+/// Sends a slice, or the front of it.
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send_vectored(socket, &[Iov::from_slice(bytes)])
+}
+
+/// Receives into a slice; 0 at the end of the stream.
+pub(crate) fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    recv_vectored(socket, &mut [Iov::from_mut(bytes)])
+}
+
+/// A socket address as the kernel wants it.
+struct Name {
+    storage: libc::sockaddr_in6,
+    len: libc::socklen_t,
+}
+
+impl Name {
+    const EMPTY: Name = Name {
+        storage: libc::sockaddr_in6 {
+            sin6_family: 0,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+        len: size_of::<libc::sockaddr_in6>() as libc::socklen_t,
+    };
+
+    fn of(address: SocketAddr) -> Name {
+        let mut name = Name::EMPTY;
+        match address {
+            SocketAddr::V6(v6) => {
+                name.storage.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                name.storage.sin6_port = v6.port().to_be();
+                name.storage.sin6_addr.s6_addr = v6.ip().octets();
+                name.storage.sin6_scope_id = v6.scope_id();
+            }
+            SocketAddr::V4(v4) => {
+                // struct sockaddr_in: family, port and address lie where family, port and flow info lie here.
+                name.storage.sin6_family = libc::AF_INET as libc::sa_family_t;
+                name.storage.sin6_port = v4.port().to_be();
+                name.storage.sin6_flowinfo = u32::from_ne_bytes(v4.ip().octets());
+                name.len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            }
+        }
+        name
+    }
+
+    fn parse(&self) -> SocketAddr {
+        let port = u16::from_be(self.storage.sin6_port);
+        let ip = if i32::from(self.storage.sin6_family) == libc::AF_INET {
+            IpAddr::from(self.storage.sin6_flowinfo.to_ne_bytes())
+        } else {
+            Ipv6Addr::from(self.storage.sin6_addr.s6_addr).to_canonical()
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    fn as_ptr(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut libc::sockaddr {
+        (&raw mut self.storage).cast()
+    }
+}
