@@ -1,2 +1,67 @@
-//! Under construction.
-fn main() {}
+//! The `dmverbs` command: starts programs on dmverbs, and shows what they will find.
+//!
+//! `run` makes the program's environment and becomes the program (`program` finds it); `libdir` keeps the folder
+//! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see.
+#![cfg_attr(not(test), no_main)]
+
+mod devices;
+mod failure;
+mod libdir;
+mod program;
+mod run;
+
+use std::ffi::{c_char, c_int};
+use std::panic::catch_unwind;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// RDMA verbs programs over plain TCP.
+#[derive(Debug, Parser)]
+#[command(name = "dmverbs", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    /// Print the folder to put in LD_LIBRARY_PATH, and make it if need be
+    ///
+    /// It holds links to dmverbs' library under the names of libibverbs. `dmverbs run` does more: it also redirects
+    /// dlopen() of a path, overrides a program's RPATH, and shows dmverbs' devices in /sys and /dev.
+    Libdir,
+    /// List the devices that programs will find
+    Devices,
+}
+
+/// C's main function, not Rust's: that one ignores SIGPIPE and opens closed descriptors, which the program started
+/// by `dmverbs run` would inherit.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
+    catch_unwind(|| match command(Cli::parse().command) {
+        Ok(()) => 0,
+        Err(failure) => failure.report(),
+    })
+    .unwrap_or(failure::OURS)
+}
+
+fn command(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(run) => run.exec().map(|never| match never {}),
+        Command::Libdir => libdir::print(),
+        Command::Devices => devices::print(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,40 @@
+//! How the command fails: with a sentence, and the exit status that env(1) and its like use.
+
+use std::fmt::Display;
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub struct Failure {
+    why: String,
+    status: i32,
+}
+
+/// The fault is ours, or the installation's.
+pub const OURS: i32 = 125;
+/// The program is there but cannot be run.
+const NOT_RUNNABLE: i32 = 126;
+/// There is no such program.
+const NOT_FOUND: i32 = 127;
+
+impl Failure {
+    /// dmverbs itself cannot do it.
+    pub fn ours(why: impl Display) -> Self {
+        Self { why: why.to_string(), status: OURS }
+    }
+
+    /// The program cannot be run.
+    pub fn not_runnable(why: impl Display) -> Self {
+        Self { why: why.to_string(), status: NOT_RUNNABLE }
+    }
+
+    /// There is no such program.
+    pub fn not_found(why: impl Display) -> Self {
+        Self { why: why.to_string(), status: NOT_FOUND }
+    }
+
+    /// Tells the user, and gives the exit status.
+    pub fn report(&self) -> i32 {
+        eprintln!("dmverbs: {}", self.why);
+        self.status
+    }
+}

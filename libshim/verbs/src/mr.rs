@@ -1,0 +1,126 @@
+//! Memory regions.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::sync::Arc;
+
+use dmverbs_ffi::{Class, Code, Errno, Handle, MinusOne, Own, Ptr, entry};
+use dmverbs_provider::object::{self, Access};
+use rdma_core_sys::verbs::{
+    IBV_REREG_MR_CHANGE_ACCESS, IBV_REREG_MR_CHANGE_PD, IBV_REREG_MR_CHANGE_TRANSLATION, IBV_REREG_MR_FLAGS_SUPPORTED,
+    ibv_mr, ibv_pd,
+};
+
+use crate::pd::{Pd, PdClass};
+
+/// `ibv_mr`.
+#[derive(Debug)]
+pub enum MrClass {}
+
+// SAFETY: pointers and integers may be zero.
+unsafe impl Class for MrClass {
+    type C = ibv_mr;
+    type Seen = ibv_mr;
+    type Inner = Arc<object::Mr>;
+    const NAME: &'static str = "ibv_mr";
+}
+
+/// A memory region.
+pub type Mr = Handle<MrClass>;
+
+entry! {
+    /// ibv_reg_mr(3)
+    pub fn ibv_reg_mr(pd: &Pd, addr: *mut c_void, length: usize, access: c_int) -> Ptr<ibv_mr> {
+        register(pd, addr, length, addr.addr() as u64, access.cast_unsigned())
+    }
+
+    /// ibv_reg_mr_iova(3)
+    pub fn ibv_reg_mr_iova(pd: &Pd, addr: *mut c_void, length: usize, iova: u64, access: c_int) -> Ptr<ibv_mr> {
+        register(pd, addr, length, iova, access.cast_unsigned())
+    }
+
+    /// ibv_reg_mr(3) with optional access flags
+    pub fn ibv_reg_mr_iova2(pd: &Pd, addr: *mut c_void, length: usize, iova: u64, access: c_uint) -> Ptr<ibv_mr> {
+        register(pd, addr, length, iova, access)
+    }
+
+    /// ibv_reg_dmabuf_mr(3)
+    pub fn ibv_reg_dmabuf_mr(
+        pd: &Pd, offset: u64, length: usize, iova: u64, fd: c_int, access: c_int,
+    ) -> Ptr<ibv_mr> {
+        let access = rights(access.cast_unsigned())?;
+        let mr = object::Mr::register_dmabuf(pd, offset, length as u64, iova, fd, access)?;
+        Ok(publish(pd, std::ptr::null_mut(), length, mr))
+    }
+
+    /// ibv_rereg_mr(3): any failure leaves the region as it was, which is IBV_REREG_MR_ERR_INPUT, −1.
+    pub fn ibv_rereg_mr(
+        mr: &Mr, flags: c_int, pd: Option<&Pd>, addr: *mut c_void, length: usize, access: c_int,
+    ) -> MinusOne {
+        let flags = flags.cast_unsigned();
+        if flags == 0 || flags & !IBV_REREG_MR_FLAGS_SUPPORTED != 0 {
+            return Err(Errno::invalid("`flags` holds nothing, or something unknown"));
+        }
+        let new_pd = (flags & IBV_REREG_MR_CHANGE_PD != 0).then_some(pd);
+        let new_pd = match new_pd {
+            Some(None) => return Err(Errno::misuse("`pd` is NULL")),
+            Some(pd) => pd,
+            None => None,
+        };
+        let memory = flags & IBV_REREG_MR_CHANGE_TRANSLATION != 0;
+        let access = if flags & IBV_REREG_MR_CHANGE_ACCESS != 0 { Some(rights(access.cast_unsigned())?) } else { None };
+        let range = memory.then_some((addr.addr() as u64, length as u64));
+        mr.rereg(new_pd.map(|pd| &**pd), range, access)?;
+        // SAFETY: the structure lives, and a program must not use a region while it changes it.
+        let c = unsafe { &mut *mr.c() };
+        (c.lkey, c.rkey) = (mr.lkey(), mr.rkey());
+        c.handle = c.lkey;
+        if memory {
+            (c.addr, c.length) = (addr, length);
+        }
+        if let Some(pd) = new_pd {
+            c.pd = pd.seen();
+        }
+        Ok(0)
+    }
+
+    /// ibv_dereg_mr(3)
+    pub fn ibv_dereg_mr(mr: Own<'_, MrClass>) -> Code {
+        object::Mr::deregister(Arc::clone(&mr)).map_err(|(_, e)| e)?;
+        mr.free();
+        Ok(())
+    }
+}
+
+fn register(pd: &Pd, addr: *mut c_void, length: usize, iova: u64, access: c_uint) -> Result<*mut ibv_mr, Errno> {
+    let mr = object::Mr::register(pd, addr.addr() as u64, length as u64, iova, rights(access)?)?;
+    Ok(publish(pd, addr, length, mr))
+}
+
+fn publish(pd: &Handle<PdClass>, addr: *mut c_void, length: usize, mr: Arc<object::Mr>) -> *mut ibv_mr {
+    let mut new = Mr::reserve();
+    let pd: *mut ibv_pd = pd.seen();
+    // SAFETY: `find` has just found the domain alive; only a pointer in it is read.
+    let context = unsafe { (*pd).context };
+    let handle = mr.lkey();
+    *new.c() = ibv_mr { context, pd, addr, length, handle, lkey: mr.lkey(), rkey: mr.rkey() };
+    new.commit(mr)
+}
+
+/// Unknown flags of the optional range are dropped, as ibv_reg_mr(3) allows; other unknown ones are refused.
+pub fn rights(access: c_uint) -> Result<Access, Errno> {
+    const OPTIONAL: u32 = 0x3ff0_0000;
+    Access::from_bits(access & !OPTIONAL | access & OPTIONAL & Access::all().bits())
+        .ok_or(Errno::invalid("`access` holds an unknown flag"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_access_flags_that_nobody_knows_are_dropped() {
+        assert_eq!(rights(1 | 1 << 25).unwrap(), Access::LOCAL_WRITE);
+        assert_eq!(rights(1 << 20).unwrap(), Access::RELAXED_ORDERING);
+        assert_eq!(rights(1 << 12).unwrap_err().code(), libc::EINVAL);
+    }
+}
