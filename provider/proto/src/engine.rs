@@ -247,6 +247,12 @@ impl Engine {
         self.requester.on_ack(0, theirs.credit)
     }
 
+    /// Lets the counters on the wire go on from `from`, so that tests see them wrap; for both sides of a fresh connection.
+    pub(crate) fn renumber(&mut self, from: u32) {
+        self.requester.renumber(from);
+        self.responder.renumber(from);
+    }
+
     /// Receives posted so far, for the hello.
     #[must_use]
     pub fn credit(&self) -> u32 {

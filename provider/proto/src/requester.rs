@@ -74,6 +74,12 @@ impl Requester {
         }
     }
 
+    pub(crate) fn renumber(&mut self, from: u32) {
+        for counter in [&mut self.next_seq, &mut self.sent, &mut self.acked, &mut self.credit, &mut self.consumed] {
+            *counter = counter.wrapping_add(from);
+        }
+    }
+
     fn slot(&self, position: u64) -> u32 {
         (position % self.capacity as u64) as u32
     }

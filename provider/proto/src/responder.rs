@@ -98,6 +98,12 @@ impl Responder {
         }
     }
 
+    pub(crate) fn renumber(&mut self, from: u32) {
+        for counter in [&mut self.executed, &mut self.acked, &mut self.posted, &mut self.credited, &mut self.taken] {
+            *counter = counter.wrapping_add(from);
+        }
+    }
+
     pub(crate) fn room(&self) -> usize {
         let filling = usize::from(matches!(self.inbound, Some(Inbound::Send { .. })));
         self.capacity - self.receives.len() - filling

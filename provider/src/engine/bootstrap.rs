@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use dmverbs_proto::{HELLO_LEN, Hello, HelloError, Tick, Verdict};
@@ -13,7 +13,8 @@ use super::registry::port;
 use super::{BOOTSTRAP, LISTENER, Progress, Turn};
 use crate::object::{Gid, devices};
 use crate::sys::epoll::Interest;
-use crate::sys::{random, socket, time};
+use crate::sys::socket::{self, Socket};
+use crate::sys::{random, time};
 use crate::transport::Stream;
 
 /// Connections that have not said who they are, or whom nobody expects yet: so many, and so long.
@@ -88,7 +89,7 @@ pub(super) struct Bootstrap {
 /// A socket on which a hello is awaited.
 #[derive(Debug)]
 struct Pending {
-    socket: OwnedFd,
+    socket: Socket,
     role: Role,
     buffer: [u8; HELLO_LEN],
     have: usize,
@@ -104,7 +105,7 @@ enum Role {
 /// A hello that came before its QP was ready for it.
 #[derive(Debug)]
 struct Parked {
-    socket: OwnedFd,
+    socket: Socket,
     hello: Hello,
     deadline: Tick,
 }
@@ -120,7 +121,7 @@ struct Dial {
 }
 
 impl Bootstrap {
-    pub(super) fn next_deadline(&self) -> Option<Tick> {
+    fn next_deadline(&self) -> Option<Tick> {
         let dials = self.dials.iter().map(|dial| dial.at);
         let pending = self.pending.values().map(|pending| pending.deadline);
         let parked = self.parked.iter().map(|parked| parked.deadline);
@@ -137,7 +138,6 @@ impl Turn {
         } else if peer.dials(conn.qpn) {
             self.bootstrap.dials.push(Dial { conn: conn.clone(), at: 0, pause: RETRY_FIRST, complained: false });
             self.bootstrap_tick(progress, time::now());
-            progress.wake();
         } else {
             let (early, rest) = std::mem::take(&mut self.bootstrap.parked)
                 .into_iter()
@@ -192,6 +192,7 @@ impl Turn {
     pub(crate) fn linger(&mut self, conn: &Arc<Conn>) {
         self.forget(conn);
         self.bootstrap.lingering.push((time::now() + LINGER, conn.clone()));
+        conn.progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
     }
 
     /// A QP no longer wants its peer.
@@ -204,6 +205,11 @@ impl Turn {
 
     /// Something happened on a socket of ours.
     pub(super) fn bootstrap_event(&mut self, progress: &Progress, token: u64) {
+        self.handle(progress, token);
+        progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
+    }
+
+    fn handle(&mut self, progress: &Progress, token: u64) {
         if token & LISTENER != 0 {
             self.accept(progress, token & !LISTENER);
             return;
@@ -245,7 +251,7 @@ impl Turn {
         }
     }
 
-    fn expect_hello(&mut self, progress: &Progress, socket: OwnedFd, role: Role, interest: Interest) {
+    fn expect_hello(&mut self, progress: &Progress, socket: Socket, role: Role, interest: Interest) {
         self.bootstrap.next_id += 1;
         let id = self.bootstrap.next_id;
         if let Err(e) = progress.epoll.add(socket.as_fd(), BOOTSTRAP | id, interest) {
@@ -300,7 +306,7 @@ impl Turn {
     }
 
     /// Accepts, parks or rejects a dialler.
-    fn answer(&mut self, progress: &Progress, socket: OwnedFd, hello: &Hello) {
+    fn answer(&mut self, progress: &Progress, socket: Socket, hello: &Hello) {
         let Some(conn) = progress.registry.find(hello.dst_qpn) else {
             return reject(&socket, hello, Verdict::NotThere);
         };
@@ -325,7 +331,7 @@ impl Turn {
     }
 
     /// The acceptor has answered.
-    fn dialled(&mut self, socket: OwnedFd, conn: &Arc<Conn>, hello: Result<Hello, HelloError>, told: u32) {
+    fn dialled(&mut self, socket: Socket, conn: &Arc<Conn>, hello: Result<Hello, HelloError>, told: u32) {
         let Some(index) = self.bootstrap.dials.iter().position(|dial| Arc::ptr_eq(&dial.conn, conn)) else { return };
         let why = match &hello {
             Ok(Hello { verdict: Verdict::Accept, .. }) => None,
@@ -376,6 +382,7 @@ impl Turn {
                 Err(e) => tracing::debug!(to = %peer.address(), error = %e, "cannot dial"),
             }
         }
+        progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
     }
 }
 
@@ -384,7 +391,7 @@ enum Step {
     Done,
 }
 
-fn send_hello(socket: &OwnedFd, hello: &Hello) -> io::Result<()> {
+fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
     socket::nodelay(socket.as_fd())?;
     // The socket is fresh: a hello fits its buffer, or the socket is of no use.
     if socket::send(socket.as_fd(), &hello.encode())? == HELLO_LEN {
@@ -395,7 +402,7 @@ fn send_hello(socket: &OwnedFd, hello: &Hello) -> io::Result<()> {
 }
 
 /// Tells a dialler why not; it may be gone already.
-fn reject(socket: &OwnedFd, theirs: &Hello, verdict: Verdict) {
+fn reject(socket: &Socket, theirs: &Hello, verdict: Verdict) {
     let ours = Hello {
         verdict,
         src_qpn: theirs.dst_qpn,

@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     unsent_bytes: u64,
     /// When the progress thread will look at this connection's deadlines.
     timer: Option<Tick>,
+    /// The timer was set with a missing receive of the peer in mind.
+    starved: bool,
     drained_wanted: bool,
     /// The QP has failed for a reason of its own, and its owner has been told.
     reported: bool,
@@ -76,7 +78,10 @@ pub(super) struct Link {
     pub(super) stream: Stream,
     batch: Option<Box<Batch>>,
     pub(super) inbox: Inbox,
+    /// Our direction has ended.
     finished: bool,
+    /// Our direction has failed; the peer's may still bring what was on its way.
+    broken: bool,
 }
 
 impl Conn {
@@ -99,6 +104,7 @@ impl Conn {
             reads: Vec::new(),
             unsent_bytes: 0,
             timer: None,
+            starved: false,
             drained_wanted: false,
             reported: false,
         };
@@ -190,6 +196,19 @@ impl Conn {
         } else if !blocked {
             self.progress.list(self);
         }
+        self.mind_deadlines(inner);
+    }
+
+    /// Sees to it that the thread looks at the deadlines that run.
+    #[inline]
+    fn mind_deadlines(self: &Arc<Self>, inner: &mut Inner) {
+        if !inner.engine.is_starved() {
+            inner.starved = false;
+        } else if !inner.starved {
+            // A receiver-not-ready deadline is much shorter than the one that may be set already.
+            inner.starved = true;
+            inner.timer = None;
+        }
         if inner.timer.is_none() && inner.engine.wants_tick() {
             self.start_timer(inner);
         }
@@ -207,14 +226,22 @@ impl Conn {
     pub(crate) fn flush(self: &Arc<Self>, inner: &mut Inner) {
         if let Err(e) = self.try_flush(inner) {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
-            self.lose(inner);
+            if e.raw_os_error() == Some(libc::EFAULT) {
+                // Half a frame is out: there is no way to go on.
+                inner.engine.fail(Some(Status::LocProt));
+                self.lose(inner);
+            } else if let Some(link) = &mut inner.link {
+                // What the peer said before may still wait to be read; the end of the stream follows it.
+                link.broken = true;
+            }
         }
+        self.mind_deadlines(inner);
         self.settle(inner);
     }
 
     fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {
         let Inner { engine, link, sends, reads, .. } = inner;
-        let Some(link) = link else {
+        let Some(link) = link.as_mut().filter(|link| !link.broken) else {
             engine.transmit(&mut Nowhere);
             return Ok(());
         };
@@ -351,7 +378,7 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        inner.link = Some(Link { stream, batch: None, inbox: Inbox::default(), finished: false });
+        inner.link = Some(Link { stream, batch: None, inbox: Inbox::default(), finished: false, broken: false });
         if let Err(fatal) = inner.engine.connect(theirs, told) {
             self.break_off(inner, &fatal.to_string());
         }
@@ -412,9 +439,12 @@ impl Conn {
         self.progress.start_timer(now, self);
     }
 
-    /// A deadline may have passed; gives the next one.
-    pub(super) fn on_timer(self: &Arc<Self>, now: Tick) -> Option<Tick> {
+    /// The timer set for `at` has gone off; gives the next one. A timer that was set anew since means nothing.
+    pub(super) fn on_timer(self: &Arc<Self>, at: Tick, now: Tick) -> Option<Tick> {
         let mut inner = self.lock();
+        if inner.timer != Some(at) {
+            return None;
+        }
         inner.timer = inner.engine.on_tick(now);
         if inner.engine.has_failed() {
             self.flush(&mut inner);

@@ -68,6 +68,10 @@ pub struct Progress {
     any_unlinked: AtomicBool,
     timers: Mutex<Vec<(Tick, Arc<Conn>)>>,
     next_timer: AtomicU64,
+    /// When the handshakes want the thread.
+    next_bootstrap: AtomicU64,
+    /// The thread wants its turn: pollers let it have it.
+    thread_waits: AtomicBool,
 }
 
 /// What one takes turns at.
@@ -137,6 +141,8 @@ impl Progress {
             any_unlinked: AtomicBool::new(false),
             timers: Mutex::default(),
             next_timer: AtomicU64::new(Tick::MAX),
+            next_bootstrap: AtomicU64::new(Tick::MAX),
+            thread_waits: AtomicBool::new(false),
         })
     }
 
@@ -164,6 +170,9 @@ impl Progress {
     #[inline]
     pub(crate) fn poll_inline(&self) {
         self.standby.polled();
+        if self.thread_waits.load(Ordering::Relaxed) {
+            return;
+        }
         let Some(mut turn) = self.turn.try_lock() else { return };
         let moved = self.turn_inline(&mut turn);
         if !moved && !turn.lazy.is_empty() {
@@ -306,8 +315,8 @@ impl Progress {
             self.next_timer.store(timers.iter().map(|t| t.0).min().unwrap_or(Tick::MAX), Ordering::Release);
             due
         };
-        for (_, conn) in due {
-            if let Some(next) = conn.on_timer(now) {
+        for (at, conn) in due {
+            if let Some(next) = conn.on_timer(at, now) {
                 self.timers.lock().push((next, conn));
                 self.next_timer.fetch_min(next, Ordering::AcqRel);
             }
@@ -321,12 +330,10 @@ impl Progress {
         loop {
             let now = time::now();
             self.run_timers(now);
-            let bootstrap_due = {
-                let mut turn = self.turn.lock();
-                turn.bootstrap_tick(self, now);
-                turn.bootstrap.next_deadline()
-            };
-            let deadline = self.next_timer.load(Ordering::Acquire).min(bootstrap_due.unwrap_or(Tick::MAX));
+            if self.next_bootstrap.load(Ordering::Acquire) <= now {
+                self.thread_turn().bootstrap_tick(self, now);
+            }
+            let deadline = self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire));
             match self.standby.plan(&mut watch) {
                 Plan::StandBack(pause) => {
                     let pause = pause.min(Duration::from_nanos(deadline.saturating_sub(now)));
@@ -339,10 +346,25 @@ impl Progress {
         }
     }
 
+    /// The thread's turn. Pollers would hardly ever let go of the lock if they were not asked to.
+    fn thread_turn(&self) -> MutexGuard<'_, Turn> {
+        self.thread_waits.store(true, Ordering::Relaxed);
+        let turn = self.turn.lock();
+        self.thread_waits.store(false, Ordering::Relaxed);
+        turn
+    }
+
+    pub(crate) fn set_bootstrap_deadline(&self, deadline: Option<Tick>) {
+        let before = self.next_bootstrap.swap(deadline.unwrap_or(Tick::MAX), Ordering::AcqRel);
+        if deadline.is_some_and(|deadline| deadline < before) {
+            self.wake();
+        }
+    }
+
     /// Nobody polls: serve the sockets until somebody does.
     fn sleep_on_sockets(&self, events: &mut [Event], deadline: Tick) {
         {
-            let mut turn = self.turn.lock();
+            let mut turn = self.thread_turn();
             // A short look first: an application woken by what came may well be about to answer, ack included.
             self.turn_epoll(&mut turn);
             self.housekeep(&mut turn);

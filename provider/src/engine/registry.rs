@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use dmverbs_proto::Tick;
@@ -12,7 +12,8 @@ use super::conn::Conn;
 use super::{BOOTSTRAP, LISTENER};
 use crate::object::Error;
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::{random, socket, time};
+use crate::sys::socket::{self, Socket};
+use crate::sys::{random, time};
 
 /// A number is not given again before this time has passed, so that a late peer of its last owner finds nobody.
 const QUARANTINE: Tick = 2_000_000_000;
@@ -36,7 +37,7 @@ struct Numbers {
 #[derive(Debug)]
 pub(super) struct Listener {
     port: u16,
-    fd: OwnedFd,
+    fd: Socket,
 }
 
 impl Listener {

@@ -2,6 +2,7 @@
 
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
+mod fork;
 pub(crate) mod interface;
 pub(crate) mod mman;
 pub(crate) mod netlink;

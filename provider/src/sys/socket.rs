@@ -3,9 +3,35 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{check, check_size};
+use super::{check, check_size, fork};
+
+/// An open socket, which forked children do not keep.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    /// # Safety
+    /// `fd` was just opened and belongs to nobody else.
+    unsafe fn own(fd: RawFd) -> Socket {
+        fork::keep_from_children(fd);
+        // SAFETY: by contract.
+        Socket(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        fork::forget(self.0.as_raw_fd());
+    }
+}
 
 /// A range of memory for the kernel to read from or write to; `struct iovec`.
 ///
@@ -57,7 +83,7 @@ impl Iov {
 ///
 /// # Errors
 /// `EADDRINUSE` naming the range if all of its ports are taken.
-pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(OwnedFd, u16)> {
+pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(Socket, u16)> {
     let Some(range) = ports else { return listen_on(0) };
     for port in range.clone() {
         match listen_on(port) {
@@ -70,7 +96,7 @@ pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(OwnedFd,
     Err(io::Error::new(io::ErrorKind::AddrInUse, what))
 }
 
-fn listen_on(port: u16) -> io::Result<(OwnedFd, u16)> {
+fn listen_on(port: u16) -> io::Result<(Socket, u16)> {
     let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let socket = match listen_at(any6) {
         Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) || e.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -81,49 +107,49 @@ fn listen_on(port: u16) -> io::Result<(OwnedFd, u16)> {
     Ok((socket.0, socket.1.port()))
 }
 
-fn listen_at(at: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+fn listen_at(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let socket = stream(at)?;
     bind(&socket, at)?;
     // SAFETY: no pointers are involved.
-    check(unsafe { libc::listen(socket.as_raw_fd(), 1024) })?;
+    check(unsafe { libc::listen(socket.as_fd().as_raw_fd(), 1024) })?;
     let mut name = Name::EMPTY;
     // SAFETY: `name` has room for any address, and says so.
-    check(unsafe { libc::getsockname(socket.as_raw_fd(), name.as_mut_ptr(), &mut name.len) })?;
+    check(unsafe { libc::getsockname(socket.as_fd().as_raw_fd(), name.as_mut_ptr(), &mut name.len) })?;
     Ok((socket, name.parse()))
 }
 
-fn stream(family_of: SocketAddr) -> io::Result<OwnedFd> {
+fn stream(family_of: SocketAddr) -> io::Result<Socket> {
     let family = if family_of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers are involved.
     let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
     // SAFETY: `fd` was just opened and belongs to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { Socket::own(fd) })
 }
 
-fn bind(socket: &OwnedFd, at: SocketAddr) -> io::Result<()> {
+fn bind(socket: &Socket, at: SocketAddr) -> io::Result<()> {
     let name = Name::of(at);
     // SAFETY: `name` holds an address of the length it says.
-    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr(), name.len) }).map(drop)
+    check(unsafe { libc::bind(socket.as_fd().as_raw_fd(), name.as_ptr(), name.len) }).map(drop)
 }
 
 /// Takes a connection, if one waits; the socket is non-blocking.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(Socket, SocketAddr)>> {
     let mut name = Name::EMPTY;
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: `name` has room for any address, and says so.
     let fd = check(unsafe { libc::accept4(listener.as_raw_fd(), name.as_mut_ptr(), &mut name.len, flags) });
     match fd {
         // SAFETY: `fd` was just opened and belongs to nobody else.
-        Ok(fd) => Ok(Some((unsafe { OwnedFd::from_raw_fd(fd) }, name.parse()))),
+        Ok(fd) => Ok(Some((unsafe { Socket::own(fd) }, name.parse()))),
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
 /// Begins to connect; the socket becomes writable when that has succeeded or failed.
-pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedFd> {
+pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
     let socket = stream(to)?;
-    nodelay(std::os::fd::AsFd::as_fd(&socket))?;
+    nodelay(socket.as_fd())?;
     if let Some(from) = from {
         let scope = if let SocketAddr::V6(v6) = to { v6.scope_id() } else { 0 };
         let mut from = SocketAddr::new(from, 0);
@@ -134,7 +160,7 @@ pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedF
     }
     let name = Name::of(to);
     // SAFETY: `name` holds an address of the length it says.
-    match check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr(), name.len) }) {
+    match check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), name.as_ptr(), name.len) }) {
         Ok(_) => Ok(socket),
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
         Err(e) => Err(e),
@@ -148,7 +174,7 @@ pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<OwnedF
 pub(crate) fn finish_connect(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut error: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    let fd = socket.as_raw_fd();
+    let fd = socket.as_fd().as_raw_fd();
     // SAFETY: `error` is writable for the length that `len` says.
     check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut len) })?;
     if error != 0 {
@@ -171,20 +197,20 @@ pub(crate) fn nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the length given.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) }).map(drop)
+    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) }).map(drop)
 }
 
 /// Two connected stream sockets within this process.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
     let mut fds = [0; 2];
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: `fds` has room for two.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
     // SAFETY: both were just opened and belong to nobody else.
-    let pair = unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) };
+    let pair = unsafe { (Socket::own(fds[0]), Socket::own(fds[1])) };
     for socket in [&pair.0, &pair.1] {
         // More in flight, fewer switches; the system's limit applies.
-        set_option(std::os::fd::AsFd::as_fd(socket), libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 20)?;
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 20)?;
     }
     Ok(pair)
 }
@@ -192,13 +218,13 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Ends the sending direction.
 pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers are involved.
-    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+    check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
 /// Sends what the socket takes now.
 #[inline]
 pub(crate) fn send_vectored(socket: BorrowedFd<'_>, iovs: &[Iov]) -> io::Result<usize> {
-    let fd = socket.as_raw_fd();
+    let fd = socket.as_fd().as_raw_fd();
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     if let [iov] = iovs {
         // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
@@ -212,7 +238,7 @@ pub(crate) fn send_vectored(socket: BorrowedFd<'_>, iovs: &[Iov]) -> io::Result<
 /// Receives what is there now; 0 at the end of the stream.
 #[inline]
 pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut [Iov]) -> io::Result<usize> {
-    let fd = socket.as_raw_fd();
+    let fd = socket.as_fd().as_raw_fd();
     if let [iov] = iovs {
         // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
         return check_size(unsafe { libc::recv(fd, iov.0.iov_base, iov.0.iov_len, libc::MSG_DONTWAIT) });

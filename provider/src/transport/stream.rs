@@ -1,24 +1,24 @@
 //! A connected, non-blocking byte stream.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::socket;
+use crate::sys::socket::{self, Socket};
 
 /// A stream to the peer. Its two directions are one socket, except for a QP connected to itself, which reads from
 /// one end of a socket pair what it writes into the other.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    rx: OwnedFd,
-    tx: Option<OwnedFd>,
+    rx: Socket,
+    tx: Option<Socket>,
     /// The socket takes no more bytes; epoll tells when it does.
     blocked: bool,
 }
 
 impl Stream {
     /// A stream over one socket.
-    pub(crate) fn duplex(socket: OwnedFd) -> Stream {
+    pub(crate) fn duplex(socket: Socket) -> Stream {
         Stream { rx: socket, tx: None, blocked: false }
     }
 
