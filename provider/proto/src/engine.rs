@@ -376,22 +376,10 @@ impl Engine {
         }
     }
 
+    /// A request with a local fault needs no peer to fail.
     fn check_unconnected_fault(&mut self) {
-        // A request with a local fault needs no peer to fail.
-        struct Nowhere;
-        impl Transmit for Nowhere {
-            fn frame(&mut self, _: &Frame, _: Source) -> Result<(), SourceGone> {
-                Err(SourceGone)
-            }
-            fn room(&self) -> bool {
-                false
-            }
-            fn invalidate(&mut self, _: u32) -> bool {
-                false
-            }
-        }
-        if let Ok(Emitted::Fault(status)) = self.requester.emit(0, 0, &mut Nowhere) {
-            self.fail(Some(status));
+        if let Some(fault) = self.requester.head_fault() {
+            self.fail(Some(fault));
         }
     }
 

@@ -112,6 +112,11 @@ impl Requester {
         self.next == self.queue.len() && self.acked == self.next_seq && self.awaiting.is_empty()
     }
 
+    /// The local fault of the oldest request.
+    pub(crate) fn head_fault(&self) -> Option<Status> {
+        self.queue.front()?.request.fault
+    }
+
     /// Requests out, or partly out, and not yet acknowledged.
     pub(crate) fn in_flight(&self) -> usize {
         self.next + usize::from(self.offset != 0)

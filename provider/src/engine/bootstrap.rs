@@ -23,6 +23,8 @@ const HALF_OPEN_TIME: Tick = 5_000_000_000;
 /// A dialler tries again after this time at first, and after at most that.
 const RETRY_FIRST: Tick = 1_000_000;
 const RETRY_LAST: Tick = 100_000_000;
+/// A listener that could not accept for want of file descriptors tries again after this time.
+const DEAF_TIME: Tick = 100_000_000;
 /// A destroyed QP waits so long for its peer to hear its last words.
 const LINGER: Tick = 2_000_000_000;
 
@@ -84,6 +86,8 @@ pub(super) struct Bootstrap {
     parked: Vec<Parked>,
     dials: Vec<Dial>,
     lingering: Vec<(Tick, Arc<Conn>)>,
+    /// Listeners that could not accept, and when they try again.
+    deaf: Vec<(Tick, u64)>,
 }
 
 /// A socket on which a hello is awaited.
@@ -125,7 +129,8 @@ impl Bootstrap {
         let dials = self.dials.iter().map(|dial| dial.at);
         let pending = self.pending.values().map(|pending| pending.deadline);
         let parked = self.parked.iter().map(|parked| parked.deadline);
-        dials.chain(pending).chain(parked).chain(self.lingering.iter().map(|l| l.0)).min()
+        let lingering = self.lingering.iter().map(|l| l.0);
+        dials.chain(pending).chain(parked).chain(lingering).chain(self.deaf.iter().map(|d| d.0)).min()
     }
 }
 
@@ -244,7 +249,10 @@ impl Turn {
                 }
                 Ok(None) => return,
                 Err(e) => {
-                    tracing::warn!(error = %e, "cannot accept connections");
+                    // Level-triggered epoll would ask again at once, and for ever.
+                    tracing::warn!(error = %e, "cannot accept connections for a moment");
+                    let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::NONE);
+                    self.bootstrap.deaf.push((time::now() + DEAF_TIME, index));
                     return;
                 }
             }
@@ -360,6 +368,11 @@ impl Turn {
         for (_, conn) in self.bootstrap.lingering.extract_if(.., |(deadline, _)| *deadline <= now) {
             conn.abandon(&mut conn.lock());
             progress.registry.release(&conn);
+        }
+        for (_, index) in self.bootstrap.deaf.extract_if(.., |(until, _)| *until <= now) {
+            if let Some(listener) = progress.registry.listener(index) {
+                let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::READ);
+            }
         }
         let mut due = Vec::new();
         for dial in &mut self.bootstrap.dials {

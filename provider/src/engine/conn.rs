@@ -1,6 +1,7 @@
 //! One QP at work: its protocol engine, its stream, and the memory its requests name.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     /// Known from RTR on.
     pub(super) peer: Option<Peer>,
     pub(super) link: Option<Link>,
+    /// A place in the table of file descriptors, so that it is the making of a QP that fails when that is full.
+    place: Option<OwnedFd>,
     pub(super) sends: SlotRing,
     pub(super) receives: SlotRing,
     /// Memory of READs that the peer waits for, by response slot.
@@ -92,6 +95,7 @@ impl Conn {
         cap: QpCap,
         signal_all: bool,
         cookie: Cookie,
+        place: OwnedFd,
     ) -> Conn {
         let inner = Inner {
             phase: Phase::Reset,
@@ -99,6 +103,7 @@ impl Conn {
             access: proto::Access::empty(),
             peer: None,
             link: None,
+            place: Some(place),
             sends: SlotRing::new(cap.send_wr as usize),
             receives: SlotRing::new(cap.recv_wr as usize),
             reads: Vec::new(),
@@ -124,6 +129,10 @@ impl Conn {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
+    }
+
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Inner>> {
+        self.inner.try_lock()
     }
 
     pub(crate) fn cap(&self) -> QpCap {
@@ -517,8 +526,10 @@ impl Inner {
         self.engine.set_timing(timing);
     }
 
+    /// Whom to meet; the socket takes the place that was kept for it.
     pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
         self.peer = peer;
+        self.place = None;
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {

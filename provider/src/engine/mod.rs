@@ -13,6 +13,7 @@ mod send;
 pub(crate) mod wake;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -106,6 +107,11 @@ impl Progress {
             || progress
         });
         std::thread::Builder::new().name("dmverbs".into()).spawn(|| engine.run())?;
+        crate::sys::at_exit(|| {
+            if let Some(engine) = ENGINE.get() {
+                engine.farewell();
+            }
+        });
         Ok(engine)
     }
 
@@ -148,6 +154,14 @@ impl Progress {
 
     pub(crate) fn epoll(&self) -> &Epoll {
         &self.epoll
+    }
+
+    /// Keeps a file descriptor for a connection to come.
+    pub(crate) fn reserve_place(&self) -> Result<OwnedFd, Error> {
+        self.kick.duplicate().map_err(|e| {
+            tracing::error!(error = %e, "no file descriptor for another QP; see RLIMIT_NOFILE in getrlimit(2)");
+            Error::Io(e)
+        })
     }
 
     pub(crate) fn batches(&self) -> &BatchPool {
@@ -266,6 +280,15 @@ impl Progress {
         for conn in std::mem::take(&mut turn.lazy) {
             let mut inner = conn.lock();
             if !inner.is_blocked() {
+                conn.flush(&mut inner);
+            }
+        }
+    }
+
+    /// The process exits: acknowledgements that waited for a frame to ride on go out now, or never.
+    fn farewell(&self) {
+        for conn in self.registry.all() {
+            if let Some(mut inner) = conn.try_lock().filter(|inner| inner.is_linked() && !inner.is_blocked()) {
                 conn.flush(&mut inner);
             }
         }

@@ -40,8 +40,10 @@ impl Qp {
     pub fn create(pd: &Arc<Pd>, init: QpInit<'_>) -> Result<Arc<Qp>, Error> {
         let cap = granted(&init.cap)?;
         let progress = pd.context().progress();
+        let place = progress.reserve_place()?;
         let qpn = progress.registry().allocate(progress.epoll())?;
-        let conn = Arc::new(Conn::new(qpn, pd, (init.send_cq, init.recv_cq), cap, init.sq_sig_all, init.cookie));
+        let cqs = (init.send_cq, init.recv_cq);
+        let conn = Arc::new(Conn::new(qpn, pd, cqs, cap, init.sq_sig_all, init.cookie, place));
         progress.registry().insert(&conn);
         pd.attach();
         init.send_cq.attach();

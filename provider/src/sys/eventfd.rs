@@ -28,6 +28,11 @@ impl EventFd {
         self.0.as_raw_fd()
     }
 
+    /// Another file descriptor of it, which keeps a place in the process's table.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
     /// Adds to the counter.
     pub(crate) fn add(&self, n: u64) {
         // SAFETY: the buffer is 8 readable bytes. It cannot fail short of 2^64 - 1 adds.

@@ -27,3 +27,17 @@ pub(crate) fn is_secure() -> bool {
     // SAFETY: no pointers are involved.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
+
+/// Has `function` called when the process exits; atexit(3). One function a process.
+pub(crate) fn at_exit(function: fn()) {
+    static FUNCTION: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    extern "C" fn call() {
+        if let Some(function) = FUNCTION.get() {
+            function();
+        }
+    }
+    if FUNCTION.set(function).is_ok() {
+        // SAFETY: `call` is a function without arguments that does not unwind: `farewell` takes no lock by force.
+        unsafe { libc::atexit(call) };
+    }
+}
