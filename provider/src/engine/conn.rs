@@ -13,7 +13,7 @@ use super::bootstrap::Peer;
 use super::receive::{Inbox, Received};
 use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
-use crate::mem::{self, SlotRing, Span};
+use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, RecvWr, SendWr, Status};
 use crate::sys::socket::Iov;
 use crate::transport::{Batch, Flushed, Stream};
@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     /// Known from RTR on.
     pub(super) peer: Option<Peer>,
     pub(super) link: Option<Link>,
+    /// The region that the peer named last: most of its requests name the same.
+    pub(super) named: Option<Arc<Region>>,
     /// A place in the table of file descriptors, so that it is the making of a QP that fails when that is full.
     place: Option<OwnedFd>,
     pub(super) sends: SlotRing,
@@ -103,6 +105,7 @@ impl Conn {
             access: proto::Access::empty(),
             peer: None,
             link: None,
+            named: None,
             place: Some(place),
             sends: SlotRing::new(cap.send_wr as usize),
             receives: SlotRing::new(cap.recv_wr as usize),
@@ -144,7 +147,7 @@ impl Conn {
         inner.phase = Phase::Reset;
         inner.engine = Engine::new(self.qpn, limits(&self.cap));
         inner.access = proto::Access::empty();
-        inner.peer = None;
+        (inner.peer, inner.named) = (None, None);
         inner.reads.clear();
         inner.sends.clear();
         inner.receives.clear();
@@ -262,7 +265,7 @@ impl Conn {
                     break;
                 }
             }
-            match batch.flush(&link.stream, &mut Vec::with_capacity(8))? {
+            match batch.flush(&link.stream)? {
                 Flushed::All => batch.clear(),
                 Flushed::Blocked => {
                     link.stream.set_blocked(true, self.progress.epoll(), self.token())?;
@@ -462,7 +465,7 @@ impl Conn {
     }
 
     pub(super) fn mark_listed(&self) -> bool {
-        !self.listed.swap(true, Ordering::AcqRel)
+        !self.listed.load(Ordering::Acquire) && !self.listed.swap(true, Ordering::AcqRel)
     }
 
     pub(super) fn unmark_listed(&self) {

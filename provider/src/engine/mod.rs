@@ -322,6 +322,17 @@ impl Progress {
         }
     }
 
+    /// A completion queue is armed: its application will sleep, and the thread has to move the bytes.
+    pub(crate) fn expect_sleepers(&self) {
+        if self.standby.expect_sleeper() {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn forget_sleeper(&self) {
+        self.standby.forget_sleeper();
+    }
+
     /// Makes the thread look at its timers and lists.
     pub(crate) fn wake(&self) {
         self.kick.add(1);

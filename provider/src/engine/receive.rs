@@ -232,11 +232,11 @@ impl Conn {
     }
 
     /// Memory that the peer names: its key, rights and range, and the QP's rights.
-    fn target(&self, inner: &Inner, rkey: u32, addr: u64, len: u32, need: Access) -> Result<Span, AccessError> {
+    fn target(&self, inner: &mut Inner, rkey: u32, addr: u64, len: u32, need: Access) -> Result<Span, AccessError> {
         if !inner.access.contains(need) {
             return Err(AccessError::Denied);
         }
-        mem::target(rkey, addr, u64::from(len), need, self.pd.id())
+        mem::target(&mut inner.named, rkey, addr, u64::from(len), need, self.pd.id())
     }
 
     /// Copies staged payload into its place. False if the place is gone: the request is refused.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// The first nap, and the longest: naps grow while polling goes on.
 const NAP_FIRST: Duration = Duration::from_micros(50);
@@ -17,6 +17,8 @@ const NAP_LAST: Duration = Duration::from_millis(1);
 pub(crate) struct Standby {
     polls: AtomicU64,
     asleep: AtomicBool,
+    /// Completion queues whose application sleeps, or is about to, until an event comes.
+    sleepers: AtomicUsize,
 }
 
 /// The thread's memory of it.
@@ -63,7 +65,9 @@ impl Standby {
     /// What the thread does next.
     pub(crate) fn plan(&self, watch: &mut Watch) -> Plan {
         let polls = self.polls.load(Ordering::Relaxed);
-        if std::mem::replace(&mut watch.seen, polls) == polls {
+        let polled = std::mem::replace(&mut watch.seen, polls) != polls;
+        // SeqCst: see `expect_sleeper`.
+        if !polled || self.sleepers.load(Ordering::SeqCst) > 0 {
             watch.nap = NAP_FIRST;
             self.asleep.store(true, Ordering::SeqCst);
             return Plan::Sleep;
@@ -71,6 +75,21 @@ impl Standby {
         let nap = watch.nap;
         watch.nap = (nap * 2).min(NAP_LAST);
         Plan::StandBack(nap)
+    }
+
+    /// An application arms a completion queue, and will sleep. True if the thread naps and must be woken.
+    ///
+    /// The thread says that it sleeps on the sockets only after it has seen that there is no need to nap; here it is
+    /// the other way round. One of them sees the other.
+    #[must_use]
+    pub(crate) fn expect_sleeper(&self) -> bool {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        !self.asleep.load(Ordering::SeqCst)
+    }
+
+    /// An armed completion queue has announced its event.
+    pub(crate) fn forget_sleeper(&self) {
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// The thread is awake.

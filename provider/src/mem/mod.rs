@@ -20,14 +20,31 @@ use crate::sys::mman::{self, Mapping};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PdId(pub(crate) u32);
 
-/// The bytes that a peer names with `rkey`, if its key, rights and range allow it. Zero bytes need no key.
+/// The bytes that a peer names with `rkey`, if its key, rights and range allow it. Zero bytes need no key. `last` is
+/// the region that was named last, and saves most look-ups.
 #[inline]
-pub(crate) fn target(rkey: u32, addr: u64, len: u64, need: Access, pd: PdId) -> Result<Span, AccessError> {
+pub(crate) fn target(
+    last: &mut Option<Arc<Region>>,
+    rkey: u32,
+    addr: u64,
+    len: u64,
+    need: Access,
+    pd: PdId,
+) -> Result<Span, AccessError> {
     if len == 0 {
         return Ok(Span::empty());
     }
-    let region = keys().lookup(rkey).ok_or(AccessError::NoKey)?;
-    Region::span(&region, addr, len, need, pd)
+    Region::span(cached(last, rkey)?, addr, len, need, pd)
+}
+
+/// The region under `key`, which is often the one that was looked up last.
+#[inline]
+fn cached(last: &mut Option<Arc<Region>>, key: u32) -> Result<&Arc<Region>, AccessError> {
+    match last {
+        Some(region) if region.key() == key && region.is_live() => {}
+        _ => *last = Some(keys().lookup(key).ok_or(AccessError::NoKey)?),
+    }
+    last.as_ref().ok_or(AccessError::NoKey)
 }
 
 /// Registers host memory.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
-use super::{AccessError, PdId, Region, Span, keys};
+use super::{AccessError, PdId, Region, Span, cached};
 use crate::object::Sge;
 use crate::sys::socket::Iov;
 
@@ -81,11 +81,7 @@ impl SlotRing {
         if sge.length == 0 {
             return Ok(Span::empty());
         }
-        let region = match &self.last {
-            Some(region) if region.key() == sge.lkey && region.is_live() => region,
-            _ => self.last.insert(keys().lookup(sge.lkey).ok_or(AccessError::NoKey)?),
-        };
-        Region::span(region, sge.addr, u64::from(sge.length), need, pd)
+        Region::span(cached(&mut self.last, sge.lkey)?, sge.addr, u64::from(sge.length), need, pd)
     }
 
     /// The payload of a request itself.

@@ -97,7 +97,7 @@ impl Cq {
             Armed::Any => true,
         };
         if wake {
-            *armed = Armed::No;
+            self.disarm(&mut armed);
             *notice.unacked.lock() += 1;
             notice.channel.announce(self.cookie);
         }
@@ -107,9 +107,20 @@ impl Cq {
     pub fn request_notify(&self, solicited_only: bool) {
         let Some(notice) = &self.notice else { return };
         let mut armed = notice.armed.lock();
+        let was = *armed;
         // Asking for less does not undo having asked for more.
-        if *armed != Armed::Any {
+        if was != Armed::Any {
             *armed = if solicited_only { Armed::Solicited } else { Armed::Any };
+        }
+        drop(armed);
+        if was == Armed::No {
+            self.context.progress().expect_sleepers();
+        }
+    }
+
+    fn disarm(&self, armed: &mut Armed) {
+        if std::mem::replace(armed, Armed::No) != Armed::No {
+            self.context.progress().forget_sleeper();
         }
     }
 
@@ -142,7 +153,7 @@ impl Cq {
             return Err((cq, Error::Busy));
         }
         if let Some(notice) = &cq.notice {
-            *notice.armed.lock() = Armed::No;
+            cq.disarm(&mut notice.armed.lock());
             let never_taken = notice.channel.detach(cq.cookie) as u64;
             let mut unacked = notice.unacked.lock();
             *unacked = unacked.saturating_sub(never_taken);

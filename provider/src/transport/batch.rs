@@ -33,7 +33,8 @@ pub(crate) struct Batch {
     /// Registered memory that the peer named; it must still be live when its bytes go out.
     borrowed: Vec<Arc<Region>>,
     bytes: usize,
-    sent: usize,
+    /// Room for the vector of one system call.
+    iovs: Vec<Iov>,
     /// Segments wholly sent, and bytes sent of the next one.
     done: usize,
     skip: usize,
@@ -126,12 +127,12 @@ impl Batch {
     }
 
     /// Sends as much as the socket takes.
-    pub(crate) fn flush(&mut self, stream: &Stream, iovs: &mut Vec<Iov>) -> io::Result<Flushed> {
+    pub(crate) fn flush(&mut self, stream: &Stream) -> io::Result<Flushed> {
         while self.done < self.segments.len() {
             if !self.borrowed.iter().all(|region| region.is_live()) {
                 return Ok(Flushed::Revoked);
             }
-            iovs.clear();
+            self.iovs.clear();
             let mut asked = 0;
             for (i, segment) in self.segments[self.done..].iter().enumerate() {
                 let skip = if i == 0 { self.skip } else { 0 };
@@ -140,9 +141,9 @@ impl Batch {
                     Segment::Memory(iov) => iov.skip(skip),
                 };
                 asked += iov.len();
-                iovs.push(iov);
+                self.iovs.push(iov);
             }
-            let n = match socket::send_vectored(stream.tx(), iovs) {
+            let n = match socket::send_vectored(stream.tx(), &self.iovs) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -157,7 +158,6 @@ impl Batch {
     }
 
     fn advance(&mut self, n: usize) {
-        self.sent += n;
         let mut left = n + self.skip;
         while let Some(segment) = self.segments.get(self.done) {
             let len = match segment {
@@ -178,7 +178,7 @@ impl Batch {
         self.stage.clear();
         self.segments.clear();
         self.borrowed.clear();
-        (self.bytes, self.sent, self.done, self.skip) = (0, 0, 0, 0);
+        (self.bytes, self.done, self.skip) = (0, 0, 0);
     }
 }
 
