@@ -47,6 +47,8 @@ fn main() {
         "-fuse-ld=lld".to_owned(),
         format!("-B{}", wrapper.display()),
         "-Wl,-soname,libibverbs.so.1".to_owned(),
+        // The progress thread runs in this library: it must outlive a dlclose(3).
+        "-Wl,-z,nodelete".to_owned(),
         format!("-Wl,--version-script={}", script.display()),
     ] {
         println!("cargo::rustc-cdylib-link-arg={arg}");

@@ -13,7 +13,6 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process;
 
 use crate::failure::Failure;
 
@@ -89,14 +88,13 @@ impl Libraries {
         create(at)?;
         for (name, file) in LINKS {
             let (link, to) = (at.join(name), self.0.join(file));
-            if fs::read_link(&link).is_ok_and(|old| old == to) {
-                continue;
+            match symlink(&to, &link) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                done => done?,
             }
-            // Made aside and renamed: another process may be about to open it.
-            let new = at.join(format!("{name}.{}", process::id()));
-            drop(fs::remove_file(&new));
-            symlink(&to, &new)?;
-            fs::rename(&new, &link)?;
+            if fs::read_link(&link)? != to {
+                return Err(io::Error::other(format!("{name} is not the link that dmverbs made; remove it")));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Opening, listing and following paths into the shadow.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libc::{AT_FDCWD, DIR, FILE, mode_t, size_t, ssize_t};
 
@@ -89,6 +89,22 @@ interpose! {
     ) -> c_int, |next| {
         next(on_disk(&find(AT_FDCWD, path), path), list, filter, order)
     };
+    /// getxattr(2)
+    fn getxattr(path: *const c_char, name: *const c_char, value: *mut c_void, len: size_t) -> ssize_t, |next| {
+        next(on_disk(&find(AT_FDCWD, path), path), name, value, len)
+    };
+    /// lgetxattr(2)
+    fn lgetxattr(path: *const c_char, name: *const c_char, value: *mut c_void, len: size_t) -> ssize_t, |next| {
+        next(on_disk(&find(AT_FDCWD, path), path), name, value, len)
+    };
+    /// listxattr(2)
+    fn listxattr(path: *const c_char, list: *mut c_char, len: size_t) -> ssize_t, |next| {
+        next(on_disk(&find(AT_FDCWD, path), path), list, len)
+    };
+    /// llistxattr(2)
+    fn llistxattr(path: *const c_char, list: *mut c_char, len: size_t) -> ssize_t, |next| {
+        next(on_disk(&find(AT_FDCWD, path), path), list, len)
+    };
     /// readlink(2)
     fn readlink(path: *const c_char, buf: *mut c_char, len: size_t) -> ssize_t, |next| {
         link(AT_FDCWD, path, |path| next(path, buf, len))
@@ -139,7 +155,7 @@ unsafe fn open_at(
     if at.uverbs().is_some() {
         next(at.disk(), flags & !libc::O_CREAT & !libc::O_NOFOLLOW)
     } else if writes {
-        fail(libc::EACCES, -1)
+        fail(at.write_error(flags & libc::O_CREAT != 0), -1)
     } else {
         next(at.disk(), flags)
     }
@@ -153,7 +169,11 @@ unsafe fn stream(path: *const c_char, mode: *const c_char, next: impl FnOnce(*co
     // SAFETY: the caller's duty.
     let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
     let writes = mode.iter().take_while(|byte| **byte != b',').any(|byte| b"wa+".contains(byte));
-    if writes && at.uverbs().is_none() { fail(libc::EACCES, std::ptr::null_mut()) } else { next(at.disk()) }
+    if writes && at.uverbs().is_none() {
+        fail(at.write_error(!mode.starts_with(b"r")), std::ptr::null_mut())
+    } else {
+        next(at.disk())
+    }
 }
 
 /// # Safety

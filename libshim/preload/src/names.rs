@@ -9,6 +9,9 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use crate::next::Next;
 use crate::settings::settings;
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("dlopen's stand-in is written in assembly, for x86-64 and aarch64");
+
 /// Where to jump, and with which name: what the ABI returns in two registers.
 #[repr(C)]
 struct Jump {

@@ -5,7 +5,7 @@
 //! leaves nothing behind that the next one would not use. Folders that nobody has used for a day are removed.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsString, c_char, c_int};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
@@ -14,9 +14,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
-use std::{env, process, ptr};
+use std::{env, ptr};
 
 use crate::cards::cards;
 use crate::place::{HINT, place};
@@ -43,6 +43,13 @@ impl Shadowed {
     /// The number, if it is a verbs device.
     pub fn uverbs(&self) -> Option<u32> {
         self.uverbs
+    }
+
+    /// Why it cannot be opened for writing; `creates`: whether that would make it.
+    pub fn write_error(&self, creates: bool) -> c_int {
+        // SAFETY: a C string.
+        let exists = unsafe { libc::access(self.disk.as_ptr(), libc::F_OK) } == 0;
+        if exists || creates { libc::EACCES } else { libc::ENOENT }
     }
 
     /// What realpath(3) of the program's path is, given that of the path on disk.
@@ -187,12 +194,7 @@ fn put(tree: &Tree, folder: &Path, root: &Path) -> io::Result<()> {
     if File::open(root).and_then(|root| root.set_modified(SystemTime::now())).is_ok() {
         return Ok(());
     }
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let new = folder.join(format!("new-{}-{count}", process::id()));
-    // A process of the same number may have died here.
-    drop(fs::remove_dir_all(&new));
-    fs::create_dir(&new)?;
+    let new = new_folder(folder)?;
     let done = tree.write(&new).and_then(|()| fs::rename(&new, root));
     if done.is_err() {
         drop(fs::remove_dir_all(&new));
@@ -200,6 +202,18 @@ fn put(tree: &Tree, folder: &Path, root: &Path) -> io::Result<()> {
     remove_old(folder);
     // Somebody else may have been faster.
     if root.is_dir() { Ok(()) } else { done }
+}
+
+/// A new folder of nobody else's, where a tree can be written before it gets its name.
+fn new_folder(folder: &Path) -> io::Result<PathBuf> {
+    let mut template = folder.join("new-XXXXXX").into_os_string().into_vec();
+    template.push(0);
+    // SAFETY: a C string that ends in XXXXXX, which mkdtemp(3) may change.
+    if unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    template.pop();
+    Ok(OsString::from_vec(template).into())
 }
 
 fn remove_old(folder: &Path) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dmverbs_ffi::{Class, Errno, Handle, Out, Ptr, Void, entry};
+use dmverbs_ffi::{Class, Errno, Handle, MinusOne, Out, Ptr, Ret, Void, entry};
 use dmverbs_provider::object;
 use rdma_core_sys::verbs::{IBV_NODE_CA, IBV_TRANSPORT_IB, ibv_device};
 
@@ -84,7 +84,7 @@ entry! {
     }
 
     /// ibv_get_device_index(3): there is no kernel device, so the interface's index serves.
-    pub fn ibv_get_device_index(device: &Device) -> Index {
+    pub fn ibv_get_device_index(device: &Device) -> MinusOne {
         Ok(c_int::try_from(device.latest().ifindex()).unwrap_or(-1))
     }
 
@@ -94,13 +94,11 @@ entry! {
     }
 }
 
-use dmverbs_ffi::MinusOne as Index;
-
 /// A GUID in network order, 0 on failure.
 #[derive(Debug)]
 pub struct Guid;
 
-impl dmverbs_ffi::Ret for Guid {
+impl Ret for Guid {
     type Value = u64;
     type C = u64;
 
@@ -139,7 +137,7 @@ fn listed(device: Arc<object::Device>) -> *mut ibv_device {
 fn fill(field: &mut [c_char], name: &str) {
     let room = field.len() - 1;
     for (to, from) in field[..room].iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = c_char::from_ne_bytes([from]);
     }
 }
 

@@ -192,7 +192,7 @@ fn device_attributes(device: &Device) -> ibv_device_attr {
         ..Default::default()
     };
     for (to, from) in attr.fw_ver.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()) {
-        *to = from.cast_signed() as c_char;
+        *to = c_char::from_ne_bytes([from]);
     }
     attr
 }

@@ -4,7 +4,6 @@ use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use dmverbs_ffi::{Errno, MinusOne, Ptr, entry};
 
@@ -19,10 +18,10 @@ entry! {
         if buf.is_null() {
             return Err(Errno::misuse("`buf` is NULL"));
         }
-        let path = Path::new(text(&dir, "dir")?).join(text(&file, "file")?.to_str().unwrap_or_default().trim_start_matches('/'));
+        let path = [text(&dir, "dir")?, text(&file, "file")?].join(&b'/');
         let mut bytes = Vec::new();
         let limit = u64::try_from(size).unwrap_or(u64::MAX);
-        let mut file = File::open(&path).map_err(dmverbs_provider::object::Error::from)?.take(limit);
+        let mut file = File::open(OsStr::from_bytes(&path)).map_err(dmverbs_provider::object::Error::from)?.take(limit);
         file.read_to_end(&mut bytes).map_err(dmverbs_provider::object::Error::from)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
@@ -39,12 +38,12 @@ entry! {
 }
 
 /// A string argument. Borrowed from the reference only so that it cannot outlive the call.
-fn text<'a>(string: &'a *mut c_char, name: &'static str) -> Result<&'a OsStr, Errno> {
+fn text<'a>(string: &'a *mut c_char, name: &'static str) -> Result<&'a [u8], Errno> {
     if string.is_null() {
         return Err(Errno::misuse(format!("`{name}` is NULL")));
     }
     // SAFETY: not NULL; ends in a NUL: the caller's duty.
-    Ok(OsStr::from_bytes(unsafe { CStr::from_ptr(*string) }.to_bytes()))
+    Ok(unsafe { CStr::from_ptr(*string) }.to_bytes())
 }
 
 #[cfg(test)]

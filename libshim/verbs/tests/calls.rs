@@ -3,7 +3,7 @@
 
 mod library;
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
 use rdma_core_sys::verbs::*;
@@ -246,9 +246,9 @@ fn an_extended_cq_refuses_what_it_cannot_read() {
 
 #[test]
 fn descriptions_are_those_of_rdma_core() {
-    call!("IBVERBS_1.1", fn ibv_wc_status_str(status: c_uint) -> *const i8);
+    call!("IBVERBS_1.1", fn ibv_wc_status_str(status: c_uint) -> *const c_char);
     // SAFETY: the function gives static strings.
-    let text = unsafe { std::ffi::CStr::from_ptr(ibv_wc_status_str(IBV_WC_RNR_RETRY_EXC_ERR).cast()) };
+    let text = unsafe { std::ffi::CStr::from_ptr(ibv_wc_status_str(IBV_WC_RNR_RETRY_EXC_ERR)) };
     assert_eq!(text, c"RNR retry counter exceeded");
 }
 
@@ -264,3 +264,38 @@ fn registering_what_is_not_there_is_a_fault() {
     assert!(ibv_reg_dmabuf_mr(pair.pd, 0, 4096, 0, -1, 1).is_null());
     assert_eq!(errno(), libc::EBADF);
 }
+
+#[test]
+fn an_overflowed_cq_is_reported_and_lives_until_the_report_is_acknowledged() {
+    call!("IBVERBS_1.1", fn ibv_get_async_event(context: *mut ibv_context, event: *mut ibv_async_event) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_ack_async_event(event: *mut ibv_async_event));
+    let pair = Pair::with_cq(1, 0);
+    // SAFETY: the CQ lives.
+    let room = unsafe { (*pair.cq).cqe };
+    assert!(room < 16, "{room} completions fit, so that 16 receives overflow nothing");
+    (0..16).for_each(|i| pair.receive(i, 0, 8));
+    pair.fail();
+    let mut event = ibv_async_event::default();
+    assert_eq!(ibv_get_async_event(pair.device.context, &raw mut event), 0);
+    assert_eq!(event.event_type, IBV_EVENT_CQ_ERR);
+    // SAFETY: an event about a CQ.
+    assert_eq!(unsafe { event.element.cq }, pair.cq);
+
+    let (told, event) = (std::sync::mpsc::channel(), SendMut(&raw mut event));
+    let (tell, hear) = told;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let event = event;
+            hear.recv().expect("the other thread is about to destroy the CQ");
+            ibv_ack_async_event(event.0);
+        });
+        tell.send(()).expect("the other thread listens");
+        drop(pair);
+    });
+}
+
+/// A pointer that another thread may use.
+struct SendMut<T>(*mut T);
+
+// SAFETY: the test hands it over and does not use it itself.
+unsafe impl<T> Send for SendMut<T> {}

@@ -139,11 +139,15 @@ pub struct Read {
 
 impl Pair {
     pub fn connected(inline: u32) -> Pair {
+        Pair::with_cq(64, inline)
+    }
+
+    pub fn with_cq(cqe: c_int, inline: u32) -> Pair {
         call!("IBVERBS_1.1", fn ibv_create_cq(
             context: *mut ibv_context, cqe: c_int, cookie: *mut c_void, channel: *mut ibv_comp_channel, vector: c_int
         ) -> *mut ibv_cq);
         call!("IBVERBS_1.1", fn ibv_create_qp(pd: *mut ibv_pd, attr: *mut ibv_qp_init_attr) -> *mut ibv_qp);
-        let make_cq = |device: &Device| ibv_create_cq(device.context, 64, null_mut(), null_mut(), 0);
+        let make_cq = |device: &Device| ibv_create_cq(device.context, cqe, null_mut(), null_mut(), 0);
         Pair::make(inline, make_cq, |_, pd, mut attr| ibv_create_qp(pd, &raw mut attr))
     }
 
@@ -228,6 +232,13 @@ impl Pair {
         // SAFETY: an open context, a living QP and a request.
         let code = unsafe { (*self.device.context).ops.post_recv.unwrap()(self.b, &raw mut wr, null_mut()) };
         assert_eq!(code, 0);
+    }
+
+    /// Takes `b` to the error state, which flushes its receives.
+    pub fn fail(&self) {
+        call!("IBVERBS_1.1", fn ibv_modify_qp(qp: *mut ibv_qp, attr: *mut ibv_qp_attr, mask: c_int) -> c_int);
+        let mut attr = ibv_qp_attr { qp_state: IBV_QPS_ERR, ..Default::default() };
+        assert_eq!(ibv_modify_qp(self.b, &raw mut attr, IBV_QP_STATE.cast_signed()), 0);
     }
 
     /// Polls until there is a completion.

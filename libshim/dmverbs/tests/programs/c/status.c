@@ -1,0 +1,5 @@
+/* Ends with status 3. */
+int main(void)
+{
+	return 3;
+}
