@@ -1,87 +1,475 @@
-//! The ring behind a completion queue: several connections push, several threads poll.
+//! The ring behind a completion queue: connections push, pollers pop, and one push may be asked to tell.
+//!
+//! Producers take turns under one lock and consumers under another. The two sides share nothing but two counts, so
+//! that a push and a pop go on at the same time, and a poller sees that there is nothing without any lock. Whoever
+//! needs both locks takes the producers' first.
+//!
+//! Memory is reserved for the whole capacity, yet only a window of it is used, as large as the queue has ever been
+//! full: a deep queue that never fills stays in the cache, and its untouched pages cost nothing.
 
-use std::collections::VecDeque;
+use std::collections::TryReserveError;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, UnsafeCell};
 
 /// A bounded queue that dies when it overflows, as a completion queue must.
+///
+/// # Invariants
+/// - Items are numbered in the order of their pushes, wrapping. Those from `front.head` up to `back.tail` are queued,
+///   and item `n` is in slot `n & mask`. No more than `mask + 1` are queued, and `mask` is below the number of slots.
+/// - The slots and the mask are the same on both sides; they change under both locks.
+/// - A queued item's slot is read by the holder of the consumers' lock only, any other slot is written by the holder
+///   of the producers' lock only. A slot changes hands by a Release store of `tail` or `head` and its Acquire load.
 #[derive(Debug)]
 pub(crate) struct Ring<T> {
-    queue: Mutex<Queue<T>>,
-    /// The queue's length, for pollers to see that it is empty without the lock.
-    len: AtomicUsize,
+    back: Back<T>,
+    front: Front<T>,
+}
+
+/// What producers write; apart from what consumers write, for the cache's sake.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Back<T> {
+    producer: Mutex<Producer<T>>,
+    /// Items ever pushed.
+    tail: AtomicUsize,
+    dead: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Queue<T> {
-    items: VecDeque<T>,
+struct Producer<T> {
+    slots: Arc<Slots<T>>,
+    mask: usize,
+    tail: usize,
+    /// `front.head` as last seen: never beyond it.
+    head: usize,
     capacity: usize,
-    dead: bool,
+    notify: Notify,
 }
 
-/// The ring was full: what was pushed is lost.
+/// What consumers write.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Front<T> {
+    consumer: Mutex<Consumer<T>>,
+    /// Items ever popped.
+    head: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Consumer<T> {
+    slots: Arc<Slots<T>>,
+    mask: usize,
+    head: usize,
+    /// `back.tail` as last seen: never beyond it.
+    tail: usize,
+}
+
+/// Which push to tell of.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Notify {
+    /// None.
+    Never,
+    /// The next with a solicited item.
+    Solicited,
+    /// The next.
+    Next,
+}
+
+/// What a push led to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Pushed {
+    /// It was the one to tell of.
+    pub(crate) notify: bool,
+    /// It was the first that did not fit: the ring is dead, and what did not fit is lost.
+    pub(crate) overflowed: bool,
+}
+
+/// Why a ring keeps its size.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Overflow {
-    /// For the first time.
-    First,
-    /// It was dead already.
-    Again,
+pub(crate) enum ResizeError {
+    /// More is queued than would fit.
+    Occupied,
+    OutOfMemory,
 }
 
 impl<T: Copy> Ring<T> {
-    pub(crate) fn new(capacity: usize) -> Ring<T> {
-        let queue = Queue { items: VecDeque::new(), capacity, dead: false };
-        Ring { queue: Mutex::new(queue), len: AtomicUsize::new(0) }
+    /// A ring for `capacity` items; at least one.
+    pub(crate) fn new(capacity: usize) -> Result<Ring<T>, TryReserveError> {
+        Ring::with_window(capacity, FIRST_WINDOW)
     }
 
+    pub(crate) fn with_window(capacity: usize, window: usize) -> Result<Ring<T>, TryReserveError> {
+        let slots = Arc::new(Slots::new(capacity)?);
+        // INVARIANT: the mask is below the number of slots, and nothing is queued.
+        let mask = window.min(slots.0.len()).next_power_of_two() - 1;
+        let consumer = Consumer { slots: slots.clone(), mask, head: 0, tail: 0 };
+        let producer = Producer { slots, mask, tail: 0, head: 0, capacity, notify: Notify::Never };
+        Ok(Ring {
+            back: Back { producer: Mutex::new(producer), tail: AtomicUsize::new(0), dead: AtomicBool::new(false) },
+            front: Front { consumer: Mutex::new(consumer), head: AtomicUsize::new(0) },
+        })
+    }
+
+    /// Items that fit.
     pub(crate) fn capacity(&self) -> usize {
-        self.queue.lock().capacity
+        self.back.producer.lock().capacity
     }
 
-    pub(crate) fn has_overflowed(&self) -> bool {
-        self.queue.lock().dead
-    }
-
-    /// Adds all items, in order.
+    /// Whether it has overflowed. Who knows that finds all that was pushed before.
     #[inline]
-    pub(crate) fn push(&self, items: &[T]) -> Result<(), Overflow> {
-        let mut queue = self.queue.lock();
-        if queue.dead {
-            return Err(Overflow::Again);
+    pub(crate) fn is_dead(&self) -> bool {
+        // pairs with the Release in `push`
+        self.back.dead.load(Ordering::Acquire)
+    }
+
+    /// Adds all items, in order, or as many as fit; a dead ring takes none.
+    #[inline]
+    pub(crate) fn push(&self, items: &[T], solicited: impl Fn(&T) -> bool) -> Pushed {
+        let mut producer = self.back.producer.lock();
+        if items.is_empty() || self.back.dead.load(Ordering::Relaxed) {
+            return Pushed::default();
         }
-        if items.len() > queue.capacity - queue.items.len() {
-            queue.dead = true;
-            return Err(Overflow::First);
+        if producer.queued() + items.len() > (producer.mask + 1).min(producer.capacity) {
+            self.make_room(&mut producer, items.len());
         }
-        queue.items.extend(items);
-        // pairs with the Acquire in `pop`
-        self.len.store(queue.items.len(), Ordering::Release);
+        let fit = items.len().min(producer.capacity - producer.queued());
+        for item in &items[..fit] {
+            // SAFETY:
+            // - Of `mask + 1` slots no more than `queued()` are in use, which leaves `fit`: `make_room`.
+            // - The slot is ours: its item is not queued, and we hold the producers' lock.
+            unsafe { producer.slots.write(producer.tail & producer.mask, *item) };
+            producer.tail = producer.tail.wrapping_add(1);
+        }
+        // pairs with the Acquire in `pop` and `is_empty`: the slots are consumers' from here on
+        self.back.tail.store(producer.tail, Ordering::Release);
+        let overflowed = fit < items.len();
+        if overflowed {
+            // pairs with the Acquire in `is_dead`
+            self.back.dead.store(true, Ordering::Release);
+        }
+        // An overflow is told to whoever waits for anything: nothing else will ever come.
+        let notify = match producer.notify {
+            Notify::Never => false,
+            Notify::Solicited => overflowed || items.iter().any(solicited),
+            Notify::Next => true,
+        };
+        if notify {
+            producer.notify = Notify::Never;
+        }
+        Pushed { notify, overflowed }
+    }
+
+    /// Asks that the next push be told of, or the next solicited one; gives what was asked before. Asking for less
+    /// does not undo having asked for more.
+    ///
+    /// A push before this is there to be popped after it; a push after this tells.
+    pub(crate) fn notify(&self, asked: Notify) -> Notify {
+        let mut producer = self.back.producer.lock();
+        let before = producer.notify;
+        producer.notify = before.max(asked);
+        before
+    }
+
+    /// Takes back what was asked; gives it.
+    pub(crate) fn forget_notify(&self) -> Notify {
+        std::mem::replace(&mut self.back.producer.lock().notify, Notify::Never)
+    }
+
+    /// Whether there is nothing to pop.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        // Relaxed: `head` only grows, and never beyond a `tail` that is loaded after it. So the two are equal only if
+        // all that the caller could know of has been popped.
+        let head = self.front.head.load(Ordering::Relaxed);
+        // pairs with the Release in `push`
+        self.back.tail.load(Ordering::Acquire) == head
+    }
+
+    /// Moves the oldest items to `room`, as many as there are; gives those.
+    #[inline]
+    pub(crate) fn pop<'a>(&self, room: &'a mut [MaybeUninit<T>]) -> &'a [T] {
+        if self.is_empty() {
+            return &[];
+        }
+        let mut consumer = self.front.consumer.lock();
+        if consumer.queued() < room.len() {
+            // pairs with the Release in `push`: the slots before `tail` are written
+            consumer.tail = self.back.tail.load(Ordering::Acquire);
+        }
+        let n = room.len().min(consumer.queued());
+        for place in &mut room[..n] {
+            // SAFETY: the item is queued, hence its slot was written, and we hold the consumers' lock.
+            place.write(unsafe { consumer.slots.read(consumer.head & consumer.mask) });
+            consumer.head = consumer.head.wrapping_add(1);
+        }
+        // pairs with the Acquire in `make_room`: the slots are producers' from here on
+        self.front.head.store(consumer.head, Ordering::Release);
+        drop(consumer);
+        let written: *const [MaybeUninit<T>] = &room[..n];
+        // SAFETY: the loop above wrote the first `n`, and a `MaybeUninit<T>` that is written is a `T`.
+        unsafe { &*(written as *const [T]) }
+    }
+
+    /// Changes the capacity.
+    pub(crate) fn resize(&self, capacity: usize) -> Result<(), ResizeError> {
+        let mut producer = self.back.producer.lock();
+        let mut consumer = self.front.consumer.lock();
+        (producer.head, consumer.tail) = (consumer.head, producer.tail);
+        if consumer.queued() > capacity {
+            return Err(ResizeError::Occupied);
+        }
+        if capacity > producer.slots.0.len() {
+            let slots = Slots::new(capacity).map_err(|_| ResizeError::OutOfMemory)?;
+            for at in consumer.positions() {
+                // SAFETY: the item is queued, hence its slot was written; we hold both locks.
+                let item = unsafe { consumer.slots.read(at & consumer.mask) };
+                // SAFETY: nobody else knows of these slots yet.
+                unsafe { slots.write(at & consumer.mask, item) };
+            }
+            producer.slots = Arc::new(slots);
+            consumer.slots = producer.slots.clone();
+        }
+        producer.capacity = capacity;
         Ok(())
     }
 
-    /// Hands up to `max` of the oldest items to `sink`.
+    /// Learns what has been popped, and widens the window if `n` items more, or as many as the capacity lets in, need it.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&self, producer: &mut Producer<T>, n: usize) {
+        // pairs with the Release in `pop`: the slots before `head` have been read
+        producer.head = self.front.head.load(Ordering::Acquire);
+        let needed = (producer.queued() + n).min(producer.capacity);
+        if needed <= producer.mask + 1 {
+            return;
+        }
+        let mut consumer = self.front.consumer.lock();
+        (producer.head, consumer.tail) = (consumer.head, producer.tail);
+        let mask = needed.next_power_of_two() - 1;
+        for at in consumer.positions() {
+            if at & mask != at & producer.mask {
+                // SAFETY: the item is queued, hence its slot was written; we hold both locks.
+                let item = unsafe { consumer.slots.read(at & producer.mask) };
+                // SAFETY: the slot is beyond the old window, hence no item's; we hold both locks.
+                unsafe { consumer.slots.write(at & mask, item) };
+            }
+        }
+        (producer.mask, consumer.mask) = (mask, mask);
+    }
+}
+
+impl<T> Producer<T> {
+    /// How many are queued, or were a moment ago.
     #[inline]
-    pub(crate) fn pop(&self, max: usize, sink: &mut impl FnMut(&T)) -> usize {
-        // pairs with the Release in `push`: a poller that was told of a push finds its items
-        if self.len.load(Ordering::Acquire) == 0 {
-            return 0;
-        }
-        let mut queue = self.queue.lock();
-        let n = max.min(queue.items.len());
-        for item in queue.items.drain(..n) {
-            sink(&item);
-        }
-        self.len.store(queue.items.len(), Ordering::Release);
-        n
+    fn queued(&self) -> usize {
+        self.tail.wrapping_sub(self.head)
+    }
+}
+
+impl<T> Consumer<T> {
+    /// How many are known to be queued.
+    #[inline]
+    fn queued(&self) -> usize {
+        self.tail.wrapping_sub(self.head)
     }
 
-    /// Changes the capacity, unless more is queued.
-    pub(crate) fn resize(&self, capacity: usize) -> bool {
-        let mut queue = self.queue.lock();
-        let fits = queue.items.len() <= capacity;
-        if fits {
-            queue.capacity = capacity;
+    fn positions(&self) -> impl Iterator<Item = usize> {
+        let head = self.head;
+        (0..self.queued()).map(move |i| head.wrapping_add(i))
+    }
+}
+
+/// Room for items; a power of two of them.
+struct Slots<T>(Box<[UnsafeCell<MaybeUninit<T>>]>);
+
+// SAFETY: a slot is touched by one thread at a time: invariant of `Ring`, and `Slots` are in no other hands.
+unsafe impl<T: Send> Sync for Slots<T> {}
+
+impl<T: Copy> Slots<T> {
+    fn new(capacity: usize) -> Result<Slots<T>, TryReserveError> {
+        let capacity = capacity.next_power_of_two();
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity)?;
+        // Nothing is written here, and pages that were never written take no memory.
+        slots.extend(std::iter::repeat_with(|| UnsafeCell::new(MaybeUninit::uninit())).take(capacity));
+        Ok(Slots(slots.into_boxed_slice()))
+    }
+
+    /// # Safety
+    /// Nobody else touches this slot now.
+    #[inline]
+    unsafe fn write(&self, slot: usize, item: T) {
+        // SAFETY: the pointer is a slot's, and nobody else touches it: the caller's duty.
+        self.0[slot].with_mut(|place| unsafe { (*place).write(item) });
+    }
+
+    /// # Safety
+    /// The slot has been written, and nobody writes it now.
+    #[inline]
+    unsafe fn read(&self, slot: usize) -> T {
+        // SAFETY: the pointer is a slot's that was written and that nobody writes: the caller's duty.
+        self.0[slot].with(|place| unsafe { (*place).assume_init_read() })
+    }
+}
+
+impl<T> std::fmt::Debug for Slots<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slots({})", self.0.len())
+    }
+}
+
+/// The window of a fresh ring.
+const FIRST_WINDOW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_come_out_in_the_order_of_their_pushes_while_the_window_grows() {
+        let ring = ring(1000);
+        let (mut pushed, mut popped) = (0, 0);
+        for n in [1, 63, 64, 65, 200, 7, 300, 300] {
+            push(&ring, pushed..pushed + n);
+            pushed += n;
+            // Less than came, so that the queue gets longer and wraps.
+            for item in pop(&ring, n as usize * 3 / 4) {
+                assert_eq!(item, popped);
+                popped += 1;
+            }
         }
-        fits
+        assert_eq!(pop(&ring, 1000), (popped..pushed).collect::<Vec<_>>());
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn exactly_its_capacity_fits_and_more_kills_it() {
+        let ring = ring(100);
+        assert_eq!(push(&ring, 0..100), Pushed::default());
+        assert_eq!(push(&ring, 100..101), Pushed { notify: false, overflowed: true });
+        assert!(ring.is_dead());
+        assert_eq!(pop(&ring, 200), (0..100).collect::<Vec<_>>());
+        assert_eq!(push(&ring, 0..1), Pushed::default());
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn of_a_batch_that_overflows_what_fits_is_kept() {
+        let ring = ring(3);
+        assert!(push(&ring, 0..5).overflowed);
+        assert_eq!(pop(&ring, 5), [0, 1, 2]);
+    }
+
+    #[test]
+    fn resizing_keeps_what_is_queued_and_refuses_to_lose_any() {
+        let ring = ring(8);
+        push(&ring, 0..5);
+        pop(&ring, 3);
+        push(&ring, 5..10);
+        assert_eq!(ring.resize(6), Err(ResizeError::Occupied));
+        ring.resize(7).unwrap();
+        assert_eq!(ring.capacity(), 7);
+        ring.resize(300).unwrap();
+        assert!(!push(&ring, 10..303).overflowed);
+        assert_eq!(pop(&ring, 400), (3..303).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_push_is_told_of_per_request() {
+        let ring = ring(10);
+        assert!(!push(&ring, 0..1).notify);
+        ring.notify(Notify::Next);
+        assert!(!ring.push(&[], |_| true).notify);
+        assert!(push(&ring, 1..2).notify);
+        assert!(!push(&ring, 2..3).notify);
+    }
+
+    #[test]
+    fn a_request_that_is_taken_back_tells_of_nothing() {
+        let ring = ring(10);
+        assert_eq!(ring.notify(Notify::Next), Notify::Never);
+        assert_eq!(ring.forget_notify(), Notify::Next);
+        assert!(!push(&ring, 1..2).notify);
+    }
+
+    #[test]
+    fn a_request_for_solicited_items_waits_for_one_unless_more_was_asked_before() {
+        let ring = ring(10);
+        ring.notify(Notify::Solicited);
+        assert!(!push(&ring, 1..2).notify);
+        assert!(push(&ring, SOLICITED..SOLICITED + 1).notify);
+        ring.notify(Notify::Next);
+        ring.notify(Notify::Solicited);
+        assert!(push(&ring, 1..2).notify);
+    }
+
+    #[test]
+    fn who_waits_for_solicited_items_is_told_of_the_end() {
+        let ring = ring(1);
+        ring.notify(Notify::Solicited);
+        assert_eq!(push(&ring, 0..2), Pushed { notify: true, overflowed: true });
+    }
+
+    #[test]
+    fn threads_lose_and_double_nothing() {
+        const EACH: u64 = 20_000;
+        let ring = ring(1 << 20);
+        let popped = std::thread::scope(|s| {
+            for producer in 0..2 {
+                let ring = &ring;
+                s.spawn(move || {
+                    for i in (0..EACH).step_by(5) {
+                        push(ring, producer * EACH + i..producer * EACH + i + 5);
+                    }
+                });
+            }
+            s.spawn(|| (1..=10).for_each(|i| ring.resize((1 << 20) + i * 1000).unwrap()));
+            let consumers = [(); 2].map(|()| {
+                s.spawn(|| {
+                    let mut all = Vec::new();
+                    while all.last() != Some(&STOP) {
+                        all.extend(pop(&ring, 1));
+                        std::thread::yield_now();
+                    }
+                    all
+                })
+            });
+            while consumers.iter().any(|consumer| !consumer.is_finished()) {
+                if ring.is_empty() {
+                    push(&ring, STOP..STOP + 1);
+                }
+                std::thread::yield_now();
+            }
+            consumers.map(|consumer| consumer.join().unwrap())
+        });
+        for consumer in &popped {
+            for producer in 0..2 {
+                let own = consumer.iter().filter(|item| **item / EACH == producer);
+                assert!(own.is_sorted(), "the items of one producer changed places");
+            }
+        }
+        let mut rest: Vec<_> = popped.concat();
+        rest.extend(pop(&ring, usize::MAX >> 40));
+        rest.retain(|item| *item != STOP);
+        rest.sort_unstable();
+        assert_eq!(rest, (0..2 * EACH).collect::<Vec<_>>());
+    }
+
+    const SOLICITED: u64 = 1 << 40;
+    const STOP: u64 = 1 << 41;
+
+    fn ring(capacity: usize) -> Ring<u64> {
+        Ring::new(capacity).unwrap()
+    }
+
+    fn push(ring: &Ring<u64>, items: std::ops::Range<u64>) -> Pushed {
+        ring.push(&items.collect::<Vec<_>>(), |item| *item == SOLICITED)
+    }
+
+    fn pop(ring: &Ring<u64>, max: usize) -> Vec<u64> {
+        let mut room = vec![MaybeUninit::uninit(); max];
+        ring.pop(&mut room).to_vec()
     }
 }

@@ -184,15 +184,19 @@ pub struct Engine {
     responder: Responder,
     timing: Timing,
     peer_rnr_timer: Tick,
-    /// The frame whose payload is arriving.
+    /// The frame whose payload is arriving, or whose answer is being stored.
     current: Option<Frame>,
     /// Statuses of the next request and receive to be flushed, where they differ from WR_FLUSH.
     request_fault: Option<Status>,
     receive_fault: Option<Status>,
     nak: Option<Refusal>,
     bye: bool,
-    /// Something moved since the last tick.
+    /// No request succeeds any more: one has failed.
+    flushing: bool,
+    /// The peer showed a sign of life since the last tick.
     moved: bool,
+    /// The stream took no more when it was last offered frames.
+    clogged: bool,
     progress_at: Option<Tick>,
     starved_at: Option<Tick>,
 }
@@ -216,7 +220,9 @@ impl Engine {
             receive_fault: None,
             nak: None,
             bye: false,
+            flushing: false,
             moved: false,
+            clogged: false,
             progress_at: None,
             starved_at: None,
         }
@@ -240,10 +246,8 @@ impl Engine {
         self.state = State::Open;
         self.moved = true;
         self.peer_rnr_timer = Tick::from(theirs.rnr_timer);
-        self.requester.max_reads = self.requester.max_reads.min(usize::from(theirs.max_dest_rd_atomic));
-        if told == self.responder.credit() {
-            self.responder.on_credit_told();
-        }
+        self.requester.peer_reads = usize::from(theirs.max_dest_rd_atomic);
+        self.responder.on_credit_told(told);
         self.requester.on_ack(0, theirs.credit)
     }
 
@@ -339,16 +343,20 @@ impl Engine {
             State::Open => self.transmit_open(sink),
             State::Unconnected => self.check_unconnected_fault(),
             State::Lost => {
-                if !self.requester.is_empty() {
+                if !self.requester.all_acknowledged() {
                     self.fail(Some(Status::RetryExc));
                 }
             }
-            State::Failed => self.transmit_last_words(sink),
+            State::Failed => {}
+        }
+        if self.state == State::Failed {
+            self.transmit_last_words(sink);
         }
     }
 
     fn transmit_open(&mut self, sink: &mut impl Transmit) {
         let mut stamped = false;
+        let idle = self.requester.all_executed();
         while sink.room() {
             let responded = match self.responder.emit(sink) {
                 Ok(responded) => responded,
@@ -360,6 +368,7 @@ impl Engine {
             }
             match self.requester.emit(self.responder.ack(), self.responder.credit(), sink) {
                 Ok(Emitted::Frame) => stamped = true,
+                Ok(Emitted::Local) => {}
                 Ok(Emitted::Nothing) if responded => {}
                 Ok(Emitted::Nothing) => break,
                 Ok(Emitted::Fault(status)) => return self.fail(Some(status)),
@@ -371,9 +380,12 @@ impl Engine {
             stamped = sink.frame(&ack, Source::None).is_ok();
         }
         if stamped {
-            self.moved = true;
+            // What goes out tells of the peer only if the stream had been full; and before an idle peer is asked
+            // something, it owes no sign of life.
+            self.moved |= idle || self.clogged;
             self.responder.on_stamped();
         }
+        self.clogged = !sink.room();
     }
 
     /// A request with a local fault needs no peer to fail.
@@ -397,7 +409,8 @@ impl Engine {
                     break;
                 }
             }
-            let nak = Frame { imm: refusal as u32, ack: self.responder.ack(), ..Frame::new(Op::Nak) };
+            let (ack, credit) = (self.responder.ack(), self.responder.credit());
+            let nak = Frame { imm: refusal as u32, ack, credit, ..Frame::new(Op::Nak) };
             if sink.frame(&nak, Source::None).is_err() {
                 return;
             }
@@ -429,6 +442,7 @@ impl Engine {
             return Err(Fatal::Sequence("speaks after goodbye"));
         }
         self.moved = true;
+        self.current = None;
         self.requester.on_ack(frame.ack, frame.credit)?;
         let incoming = match frame.op {
             Op::Write | Op::Send => {
@@ -443,6 +457,8 @@ impl Engine {
             Op::Read => self.responder.on_read(frame)?,
             Op::CompareSwap | Op::FetchAdd => self.responder.on_atomic(frame)?,
             Op::AtomicResponse => {
+                // Storing the answer may still fail.
+                self.current = Some(*frame);
                 let slot = self.requester.on_atomic_response()?;
                 Incoming::AtomicResult { slot, before: frame.own[0] }
             }
@@ -464,10 +480,10 @@ impl Engine {
     pub fn on_payload(&mut self) {
         let Some(frame) = self.current.take() else { return };
         self.moved = true;
-        if frame.op == Op::ReadResponse {
-            self.requester.on_response_placed(&frame);
-        } else {
-            self.responder.on_placed(&frame, self.qpn);
+        match frame.op {
+            Op::ReadResponse => self.requester.on_response_placed(&frame),
+            Op::Write | Op::Send => self.responder.on_placed(&frame, self.qpn),
+            _ => {}
         }
     }
 
@@ -497,6 +513,9 @@ impl Engine {
 
     /// Local memory for a READ response or an atomic's result was not there: the request fails here.
     pub fn fault(&mut self, status: Status) {
+        if self.current.is_some_and(|frame| frame.op == Op::AtomicResponse) {
+            self.requester.take_back_answer();
+        }
         self.fail(Some(status));
     }
 
@@ -513,20 +532,18 @@ impl Engine {
     /// The stream has ended, with or without a goodbye: who waits for an answer gets none.
     pub fn on_lost(&mut self) {
         match self.state {
-            State::Failed | State::Lost => {}
+            // Nobody hears last words any more.
+            State::Failed => (self.nak, self.bye) = (None, true),
+            State::Lost => {}
             State::Unconnected | State::Open if self.requester.is_empty() => self.state = State::Lost,
             State::Unconnected | State::Open => {
                 self.state = State::Lost;
                 // What the peer acknowledged has succeeded; only if something is left has it failed.
-                if !self.requester_is_acknowledged() {
+                if !self.requester.all_acknowledged() {
                     self.fail(Some(Status::RetryExc));
                 }
             }
         }
-    }
-
-    fn requester_is_acknowledged(&self) -> bool {
-        self.requester.all_acknowledged()
     }
 
     /// The QP goes to the error state: `status` for the oldest request that was not executed, a flush for all the rest.
@@ -545,13 +562,16 @@ impl Engine {
     /// The next completion of the send queue.
     #[inline]
     pub fn poll_send(&mut self) -> Option<Completion> {
-        while let Some(retired) = self.requester.retire(self.qpn) {
-            if retired.is_some() {
-                return retired;
+        if !self.flushing {
+            while let Some(retired) = self.requester.retire(self.qpn) {
+                if retired.is_some() {
+                    return retired;
+                }
             }
-        }
-        if self.state != State::Failed {
-            return None;
+            if self.state != State::Failed {
+                return None;
+            }
+            self.flushing = true;
         }
         let status = self.request_fault.take().unwrap_or(Status::WrFlush);
         self.requester.flush(status, self.qpn)
@@ -592,10 +612,14 @@ impl Engine {
             }
             next = Some(since + budget);
         }
+        let fed = core::mem::take(&mut self.requester.fed);
         if !self.requester.starved {
             self.starved_at = None;
         } else if self.timing.rnr_retry < 7 {
             let budget = Tick::from(self.timing.rnr_retry) * self.peer_rnr_timer + RNR_GRACE;
+            if fed || !self.requester.only_starved() {
+                self.starved_at = None;
+            }
             let since = *self.starved_at.get_or_insert(now);
             if now.saturating_sub(since) >= budget {
                 self.fail(Some(Status::RnrRetryExc));

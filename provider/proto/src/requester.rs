@@ -23,7 +23,9 @@ pub(crate) enum Emitted {
     Frame,
     /// Nothing: the queue is empty, or its next request has to wait.
     Nothing,
-    /// Nothing: the next request is at the head of the queue and has this fault.
+    /// No frame, but a local operation: the next request may go out.
+    Local,
+    /// Nothing: all before the next request is executed, and it has this fault.
     Fault(Status),
 }
 
@@ -43,12 +45,18 @@ pub(crate) struct Requester {
     /// Absolute positions of READs and atomics that wait for their response, in order.
     awaiting: VecDeque<u64>,
     response_offset: u32,
+    /// Absolute position of the last one that was answered.
+    answered: u64,
+    /// READs and atomics in flight at most: as our side was told, and as the peer accepts.
     pub(crate) max_reads: usize,
+    pub(crate) peer_reads: usize,
     /// The peer's receives: posted, and consumed by us.
     credit: u32,
     consumed: u32,
     /// The next request waits for a receive of the peer.
     pub(crate) starved: bool,
+    /// The peer has posted receives since this was last looked at.
+    pub(crate) fed: bool,
     /// No new request goes out (SQD).
     pub(crate) paused: bool,
 }
@@ -66,10 +74,13 @@ impl Requester {
             acked: 0,
             awaiting: VecDeque::new(),
             response_offset: 0,
+            answered: 0,
             max_reads: 0,
+            peer_reads: usize::MAX,
             credit: 0,
             consumed: 0,
             starved: false,
+            fed: false,
             paused: false,
         }
     }
@@ -81,7 +92,7 @@ impl Requester {
     }
 
     fn slot(&self, position: u64) -> u32 {
-        (position % self.capacity as u64) as u32
+        (position % self.capacity.max(1) as u64) as u32
     }
 
     pub(crate) fn next_slot(&self) -> u32 {
@@ -102,14 +113,25 @@ impl Requester {
         Some(slot)
     }
 
-    /// Whether requests wait that a peer could serve now: neither is the queue empty, nor does all of it wait for a receive.
+    /// Whether the peer owes an answer, or a connection: requests are out, or would be if they could.
     pub(crate) fn owed(&self) -> bool {
-        !self.queue.is_empty() && !(self.starved && self.next == 0)
+        !self.all_executed() || (self.unsent() > 0 && !self.paused && !self.starved)
+    }
+
+    /// Whether nothing but a missing receive keeps the next request.
+    pub(crate) fn only_starved(&self) -> bool {
+        self.starved && !self.paused && self.all_executed()
+    }
+
+    /// Whether the peer has executed and answered everything that was sent.
+    #[inline]
+    pub(crate) fn all_executed(&self) -> bool {
+        self.acked == self.next_seq && self.awaiting.is_empty()
     }
 
     /// Whether the peer has executed every posted request.
     pub(crate) fn all_acknowledged(&self) -> bool {
-        self.next == self.queue.len() && self.acked == self.next_seq && self.awaiting.is_empty()
+        self.unsent() == 0 && self.all_executed()
     }
 
     /// The local fault of the oldest request.
@@ -140,21 +162,25 @@ impl Requester {
             if self.paused {
                 return Ok(Emitted::Nothing);
             }
-            if let Some(fault) = request.fault {
-                return Ok(if self.next == 0 { Emitted::Fault(fault) } else { Emitted::Nothing });
+            // Whether it is the turn of what happens here, and not at the peer.
+            let local_turn = self.acked == self.next_seq && self.awaiting.is_empty();
+            let reads = self.max_reads.min(self.peer_reads);
+            let refused = (request.op.has_response() && reads == 0).then_some(Status::RemInvReq);
+            if let Some(fault) = request.fault.or(refused) {
+                return Ok(if local_turn { Emitted::Fault(fault) } else { Emitted::Nothing });
             }
             if let SendOp::LocalInv(key) = request.op {
-                if self.next > 0 {
+                if !local_turn {
                     return Ok(Emitted::Nothing);
                 }
                 if !sink.invalidate(key) {
                     return Ok(Emitted::Fault(Status::LocProt));
                 }
                 sent.done = true;
-                self.next = 1;
-                return self.emit(ack, credit, sink);
+                self.next += 1;
+                return Ok(Emitted::Local);
             }
-            if request.op.has_response() && self.awaiting.len() >= self.max_reads
+            if request.op.has_response() && self.awaiting.len() >= reads
                 || request.flags.contains(SendFlags::FENCE) && !self.awaiting.is_empty()
             {
                 return Ok(Emitted::Nothing);
@@ -257,6 +283,7 @@ impl Requester {
             }
             self.credit = credit;
             self.starved = false;
+            self.fed = true;
         }
         Ok(())
     }
@@ -300,6 +327,14 @@ impl Requester {
     fn finish_response(&mut self) {
         if let Some(position) = self.awaiting.pop_front() {
             self.queue[(position - self.retired) as usize].done = true;
+            self.answered = position;
+        }
+    }
+
+    /// The last answer could not be stored: its request is not done after all.
+    pub(crate) fn take_back_answer(&mut self) {
+        if let Some(sent) = self.answered.checked_sub(self.retired).and_then(|i| self.queue.get_mut(i as usize)) {
+            sent.done = false;
         }
     }
 

@@ -53,7 +53,14 @@ enum Inbound {
 
 /// A response that waits to be sent.
 #[derive(Debug)]
-enum Response {
+struct Response {
+    /// The number of its request.
+    seq: u32,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
     Read { slot: u32, len: u32, offset: u32 },
     Atomic { before: u64 },
 }
@@ -112,7 +119,7 @@ impl Responder {
     pub(crate) fn next_slot(&self) -> u32 {
         let filling = u64::from(matches!(self.inbound, Some(Inbound::Send { .. })));
         let position = self.completed + filling + self.receives.len() as u64;
-        (position % self.capacity as u64) as u32
+        (position % self.capacity.max(1) as u64) as u32
     }
 
     pub(crate) fn post(&mut self, id: u64, len: u32) -> Option<u32> {
@@ -129,15 +136,21 @@ impl Responder {
         self.posted
     }
 
-    /// The handshake has told the peer of the receives posted so far.
-    pub(crate) fn on_credit_told(&mut self) {
-        self.credited = self.posted;
+    /// The handshake has told the peer of this many receives.
+    pub(crate) fn on_credit_told(&mut self, told: u32) {
+        self.credited = told;
     }
 
-    /// Requests executed, as far as the peer may know: a READ counts once its response is out.
+    /// Requests executed, as far as the peer may know: a READ, and all behind it, counts once its response is out.
     #[inline]
     pub(crate) fn ack(&self) -> u32 {
-        self.executed.wrapping_sub(self.responses.len() as u32)
+        self.ack_after(0)
+    }
+
+    /// [`Responder::ack`] once this many more responses are out.
+    #[inline]
+    fn ack_after(&self, responses: usize) -> u32 {
+        self.responses.get(responses).map_or(self.executed, |response| response.seq)
     }
 
     #[inline]
@@ -149,7 +162,7 @@ impl Responder {
 
     /// The peer should hear of progress when there is a good occasion.
     pub(crate) fn owes_ack(&self) -> bool {
-        self.ack() != self.acked || self.owes_credit()
+        self.ack() != self.acked || self.bytes >= ACK_BYTES || self.owes_credit()
     }
 
     /// The peer should hear of progress now.
@@ -174,12 +187,10 @@ impl Responder {
 
     /// Sends the next frame of the oldest response.
     pub(crate) fn emit(&mut self, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
-        let credit = self.posted;
-        let executed = self.ack();
-        let Some(response) = self.responses.front_mut() else { return Ok(false) };
-        let mut frame = Frame { credit, ..Frame::new(Op::ReadResponse) };
-        let (source, last) = match *response {
-            Response::Read { slot, len, offset } => {
+        let Some(response) = self.responses.front() else { return Ok(false) };
+        let mut frame = Frame { credit: self.posted, ..Frame::new(Op::ReadResponse) };
+        let (source, last) = match response.answer {
+            Answer::Read { slot, len, offset } => {
                 let chunk = (len - offset).min(MAX_CHUNK);
                 frame.len = chunk;
                 frame.addr = u64::from(offset);
@@ -188,17 +199,17 @@ impl Responder {
                 let source = if chunk == 0 { Source::None } else { Source::Response { slot, offset } };
                 (source, offset + chunk == len)
             }
-            Response::Atomic { before } => {
+            Answer::Atomic { before } => {
                 frame.op = Op::AtomicResponse;
                 frame.own = [before, 0];
                 (Source::None, true)
             }
         };
-        frame.ack = executed.wrapping_add(u32::from(last));
+        frame.ack = self.ack_after(usize::from(last));
         sink.frame(&frame, source)?;
         if last {
             self.responses.pop_front();
-        } else if let Response::Read { offset, .. } = response {
+        } else if let Some(Response { answer: Answer::Read { offset, .. }, .. }) = self.responses.front_mut() {
             *offset += frame.len;
         }
         Ok(true)
@@ -308,13 +319,12 @@ impl Responder {
     pub(crate) fn on_read_resolved(&mut self, len: u32) {
         let slot = self.read_slot;
         self.read_slot = (self.read_slot + 1) % self.max_reads.max(1) as u32;
-        self.executed = self.executed.wrapping_add(1);
-        self.responses.push_back(Response::Read { slot, len, offset: 0 });
+        self.respond(Answer::Read { slot, len, offset: 0 });
     }
 
     pub(crate) fn on_atomic(&mut self, frame: &Frame) -> Result<Incoming, Fatal> {
         self.expect_between_messages()?;
-        if self.responses.len() >= self.max_reads || frame.addr % 8 != 0 {
+        if self.responses.len() >= self.max_reads || !frame.addr.is_multiple_of(8) {
             return Ok(Incoming::Refused(Refusal::Invalid));
         }
         let op = match frame.op {
@@ -325,8 +335,12 @@ impl Responder {
     }
 
     pub(crate) fn on_atomic_executed(&mut self, before: u64) {
+        self.respond(Answer::Atomic { before });
+    }
+
+    fn respond(&mut self, answer: Answer) {
+        self.responses.push_back(Response { seq: self.executed, answer });
         self.executed = self.executed.wrapping_add(1);
-        self.responses.push_back(Response::Atomic { before });
     }
 
     fn expect_between_messages(&self) -> Result<(), Fatal> {

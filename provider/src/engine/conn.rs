@@ -81,7 +81,7 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) stream: Stream,
-    batch: Option<Box<Batch>>,
+    batch: Option<Batch>,
     pub(super) inbox: Inbox,
     /// Our direction has ended.
     finished: bool,

@@ -1,36 +1,42 @@
 //! Who makes progress: applications that poll, or the thread.
 //!
 //! While somebody polls, the thread stands back: it naps, and looks now and then whether polling goes on. When nobody
-//! has polled during a nap it sleeps on the sockets instead, and serves what comes. A poller costs nothing for this
-//! but a counter; a thread that is woken although somebody polls sees the counter move, and stands back again.
+//! has polled during a nap it sleeps on the sockets instead, and serves what comes. A poller that sets in then does
+//! not wake the thread; the next frame does, and the thread sees that somebody polled meanwhile, and stands back.
+//!
+//! An application that has armed a completion queue is about to sleep until an event comes: then there are no naps.
+//!
+//! What counts is that somebody polled, not that somebody polls while the thread serves: on a machine with few cores
+//! the thread may have displaced the very poller it looks for.
 
 use std::time::Duration;
 
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-/// The first nap, and the longest: naps grow while polling goes on.
-const NAP_FIRST: Duration = Duration::from_micros(50);
-const NAP_LAST: Duration = Duration::from_millis(1);
+use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 /// The hand-off between pollers and the thread.
 #[derive(Debug, Default)]
 pub(crate) struct Standby {
-    polls: AtomicU64,
+    /// Somebody has polled since the thread last asked.
+    polled: AtomicBool,
+    /// The thread naps, or is about to.
+    napping: AtomicBool,
+    /// The thread sleeps on the sockets, or is about to.
     asleep: AtomicBool,
-    /// Completion queues whose application sleeps, or is about to, until an event comes.
+    /// Completion queues whose application sleeps, or is about to, until an event comes. It may wrap below 0 for a
+    /// moment, when an event overtakes the call that asked for it; that passes for many.
     sleepers: AtomicUsize,
 }
 
 /// The thread's memory of it.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    seen: u64,
+    /// How long it naps if somebody polls.
     nap: Duration,
 }
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { seen: 0, nap: NAP_FIRST }
+        Watch { nap: NAP_FIRST }
     }
 }
 
@@ -47,53 +53,131 @@ impl Standby {
     /// Somebody polls.
     #[inline]
     pub(crate) fn polled(&self) {
-        // Relaxed: a hint; several pollers may lose a count, never all of it. A lost hint costs one nap.
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
+        // Relaxed: a hint; one that is missed is followed by the next poll's, and after the last poll a nap is lost.
+        // Looking first keeps the cache line shared between all who poll: it is written once a nap, not once a poll.
+        if !self.polled.load(Ordering::Relaxed) {
+            self.polled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether the thread sleeps on the sockets, so that only they or a kick wake it.
     ///
-    /// A poller that leaves work behind (an ack to be sent later) looks here after it has noted the work under the
-    /// engine's lock; the thread says that it sleeps before it looks for work under the same lock. One of them sees
-    /// the other.
+    /// A poller that leaves work behind (an ack to be sent later) asks this under the engine's lock, after it has
+    /// noted the work. The thread says that it sleeps, and then looks for work under the same lock: either it finds
+    /// the work, or the poller came later and finds it asleep.
     #[inline]
     pub(crate) fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst)
+        // Relaxed: the engine's lock orders this with `plan`.
+        self.asleep.load(Ordering::Relaxed)
     }
 
     /// What the thread does next.
     pub(crate) fn plan(&self, watch: &mut Watch) -> Plan {
-        let polls = self.polls.load(Ordering::Relaxed);
-        let polled = std::mem::replace(&mut watch.seen, polls) != polls;
-        // SeqCst: see `expect_sleeper`.
-        if !polled || self.sleepers.load(Ordering::SeqCst) > 0 {
+        self.napping.store(false, Ordering::Relaxed);
+        // Relaxed: a hint.
+        if self.polled.swap(false, Ordering::Relaxed) && self.may_nap() {
+            let nap = watch.nap;
+            watch.nap = (nap * 2).min(NAP_LAST);
+            Plan::StandBack(nap)
+        } else {
             watch.nap = NAP_FIRST;
-            self.asleep.store(true, Ordering::SeqCst);
-            return Plan::Sleep;
+            // Relaxed: the engine's lock orders this with `is_asleep`.
+            self.asleep.store(true, Ordering::Relaxed);
+            Plan::Sleep
         }
-        let nap = watch.nap;
-        watch.nap = (nap * 2).min(NAP_LAST);
-        Plan::StandBack(nap)
     }
 
-    /// An application arms a completion queue, and will sleep. True if the thread naps and must be woken.
+    fn may_nap(&self) -> bool {
+        self.napping.store(true, Ordering::Relaxed);
+        // pairs with the fence in `expect_sleeper`
+        fence(Ordering::SeqCst);
+        let may = self.sleepers.load(Ordering::Relaxed) == 0;
+        self.napping.store(may, Ordering::Relaxed);
+        may
+    }
+
+    /// An application arms a completion queue, and will sleep. True if the thread may be napping: it must be kicked.
     ///
-    /// The thread says that it sleeps on the sockets only after it has seen that there is no need to nap; here it is
-    /// the other way round. One of them sees the other.
+    /// The thread says that it naps before it looks for sleepers; here it is the other way round. One of them sees
+    /// the other.
     #[must_use]
     pub(crate) fn expect_sleeper(&self) -> bool {
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        !self.asleep.load(Ordering::SeqCst)
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        // pairs with the fence in `may_nap`
+        fence(Ordering::SeqCst);
+        self.napping.load(Ordering::Relaxed)
     }
 
-    /// An armed completion queue has announced its event.
+    /// An armed completion queue has told its application, or is gone.
     pub(crate) fn forget_sleeper(&self) {
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The thread is awake.
     pub(crate) fn woke(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        // Relaxed: who still finds it asleep kicks it in vain; who finds it awake will be seen by its next plan.
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The first nap, and the longest: naps grow while polling goes on.
+const NAP_FIRST: Duration = Duration::from_micros(50);
+const NAP_LAST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_sleeps_on_the_sockets_while_nobody_polls() {
+        let (standby, mut watch) = (Standby::default(), Watch::default());
+        assert_eq!(standby.plan(&mut watch), Plan::Sleep);
+        assert!(standby.is_asleep());
+        standby.woke();
+        assert!(!standby.is_asleep());
+        assert_eq!(standby.plan(&mut watch), Plan::Sleep);
+    }
+
+    #[test]
+    fn a_thread_that_is_woken_while_somebody_polls_stands_back() {
+        let (standby, mut watch) = (Standby::default(), Watch::default());
+        assert_eq!(standby.plan(&mut watch), Plan::Sleep);
+        standby.polled();
+        standby.woke();
+        assert_eq!(standby.plan(&mut watch), Plan::StandBack(NAP_FIRST));
+        assert!(!standby.is_asleep());
+    }
+
+    #[test]
+    fn naps_grow_while_polling_goes_on() {
+        let (standby, mut watch) = (Standby::default(), Watch::default());
+        let naps: Vec<_> = (0..6)
+            .map(|_| {
+                standby.polled();
+                standby.plan(&mut watch)
+            })
+            .collect();
+        assert_eq!(naps, [50, 100, 200, 400, 800, 1000].map(|us| Plan::StandBack(Duration::from_micros(us))));
+    }
+
+    #[test]
+    fn there_are_no_naps_while_an_application_sleeps_until_an_event() {
+        let (standby, mut watch) = (Standby::default(), Watch::default());
+        assert!(!standby.expect_sleeper());
+        standby.polled();
+        assert_eq!(standby.plan(&mut watch), Plan::Sleep);
+        standby.forget_sleeper();
+        standby.polled();
+        assert!(matches!(standby.plan(&mut watch), Plan::StandBack(_)));
+        assert!(standby.expect_sleeper(), "a thread that naps must be kicked");
+    }
+
+    #[test]
+    fn the_thread_takes_over_when_a_nap_passes_without_a_poll() {
+        let (standby, mut watch) = (Standby::default(), Watch::default());
+        standby.polled();
+        assert!(matches!(standby.plan(&mut watch), Plan::StandBack(_)));
+        assert_eq!(standby.plan(&mut watch), Plan::Sleep);
+        assert!(standby.is_asleep());
     }
 }

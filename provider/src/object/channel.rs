@@ -2,17 +2,18 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::event::Fifo;
+use super::users::Users;
 use super::{Context, Cookie, Error};
 
-/// Where completion queues announce completions.
+/// Where completion queues tell of completions.
 #[derive(Debug)]
 pub struct Channel {
+    context: Arc<Context>,
     events: Fifo<Cookie>,
     /// Completion queues that use it.
-    users: AtomicUsize,
+    users: Users,
 }
 
 impl Channel {
@@ -20,8 +21,8 @@ impl Channel {
     ///
     /// # Errors
     /// The system gives no file descriptor.
-    pub fn create(_context: &Arc<Context>) -> Result<Arc<Channel>, Error> {
-        Ok(Arc::new(Channel { events: Fifo::new()?, users: AtomicUsize::new(0) }))
+    pub fn create(context: &Arc<Context>) -> Result<Arc<Channel>, Error> {
+        Ok(Arc::new(Channel { context: context.clone(), events: Fifo::new()?, users: Users::default() }))
     }
 
     /// Readable while an event is queued.
@@ -33,7 +34,8 @@ impl Channel {
     /// Takes the oldest event, waiting for one: the cookie of its completion queue.
     ///
     /// # Errors
-    /// `EAGAIN` if there is none and O_NONBLOCK was set on the fd.
+    /// `EAGAIN` if there is none and O_NONBLOCK was set on the fd; `EINTR` after a signal handler that does not
+    /// restart system calls.
     pub fn wait(&self) -> Result<Cookie, Error> {
         self.events.wait()
     }
@@ -43,21 +45,28 @@ impl Channel {
     /// # Errors
     /// [`Error::Busy`] while completion queues use it.
     pub fn destroy(channel: Arc<Channel>) -> Result<(), (Arc<Channel>, Error)> {
-        if channel.users.load(Ordering::Acquire) == 0 { Ok(()) } else { Err((channel, Error::Busy)) }
+        match channel.users.close() {
+            Ok(()) => Ok(()),
+            Err(e) => Err((channel, e)),
+        }
     }
 
-    pub(super) fn attach(&self) {
-        self.users.fetch_add(1, Ordering::AcqRel);
+    /// A completion queue of `context` wants to use it.
+    pub(super) fn attach(&self, context: &Arc<Context>) -> Result<(), Error> {
+        if !Arc::ptr_eq(&self.context, context) {
+            return Err(Error::Invalid("the completion channel belongs to another context"));
+        }
+        self.users.attach()
     }
 
-    pub(super) fn announce(&self, cookie: Cookie) {
+    pub(super) fn tell(&self, cookie: Cookie) {
         self.events.push(cookie);
     }
 
-    /// A completion queue is gone: its events that nobody took go with it. Gives how many.
+    /// A completion queue goes, and its events that nobody took with it. Gives how many.
     pub(super) fn detach(&self, cookie: Cookie) -> usize {
-        let dropped = self.events.purge(|event| *event != cookie);
-        self.users.fetch_sub(1, Ordering::AcqRel);
+        let dropped = self.events.drop_if(|event| *event == cookie);
+        self.users.detach();
         dropped
     }
 }

@@ -9,6 +9,7 @@ mod mr;
 mod pd;
 mod qp;
 mod types;
+mod users;
 
 pub use channel::Channel;
 pub use context::Context;

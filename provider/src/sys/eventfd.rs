@@ -52,6 +52,21 @@ impl EventFd {
         }
     }
 
+    /// As [`EventFd::read`], yet a signal may interrupt it: `EINTR`, unless its handler restarts system calls.
+    pub(crate) fn take(&self) -> io::Result<u64> {
+        let mut n = 0_u64;
+        // SAFETY: the buffer is 8 writable bytes.
+        check_size(unsafe { libc::read(self.raw(), (&raw mut n).cast(), 8) }).map(|_| n)
+    }
+
+    /// Takes from the counter without waiting, whether or not O_NONBLOCK was set on the fd; false if it is zero.
+    pub(crate) fn try_take(&self) -> bool {
+        let mut n = 0_u64;
+        let iov = libc::iovec { iov_base: (&raw mut n).cast(), iov_len: 8 };
+        // SAFETY: the buffer is 8 writable bytes.
+        unsafe { libc::preadv2(self.raw(), &raw const iov, 1, -1, libc::RWF_NOWAIT) == 8 }
+    }
+
     /// Waits until it is not zero, or the time is over.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };

@@ -184,14 +184,14 @@ impl Batch {
 
 /// Batches not in use: a QP holds one only while bytes are on their way, so that idle QPs cost little memory.
 #[derive(Debug, Default)]
-pub(crate) struct BatchPool(Mutex<Vec<Box<Batch>>>);
+pub(crate) struct BatchPool(Mutex<Vec<Batch>>);
 
 impl BatchPool {
-    pub(crate) fn take(&self) -> Box<Batch> {
+    pub(crate) fn take(&self) -> Batch {
         self.0.lock().pop().unwrap_or_default()
     }
 
-    pub(crate) fn give(&self, mut batch: Box<Batch>) {
+    pub(crate) fn give(&self, mut batch: Batch) {
         /// More than this many batches lie idle only after a burst.
         const KEPT: usize = 16;
         batch.clear();

@@ -53,6 +53,12 @@ impl Memory {
         sge
     }
 
+    /// What was registered first.
+    pub(super) fn first(&self) -> Sge {
+        let region = &self.regions[0];
+        Sge { addr: region.addr, len: region.bytes.len() as u32, key: FIRST_KEY }
+    }
+
     /// Deregisters; false if there was nothing.
     pub fn revoke(&mut self, key: u32) -> bool {
         let index = key.wrapping_sub(FIRST_KEY) as usize;

@@ -62,7 +62,6 @@ pub struct Side {
     pub(super) out: VecDeque<u8>,
     partial: Vec<u8>,
     placing: Option<Placing>,
-    discard: bool,
     /// The stream is gone; and the peer has been told.
     pub(super) closed: bool,
     pub(super) finished: bool,
@@ -93,7 +92,6 @@ impl Side {
             out: VecDeque::new(),
             partial: Vec::new(),
             placing: None,
-            discard: false,
             closed: false,
             finished: false,
             sent: Vec::new(),
@@ -166,15 +164,18 @@ impl Side {
         self.out.len()
     }
 
+    /// Takes the bytes under way, which then never arrive.
+    pub fn take_stream(&mut self) -> Vec<u8> {
+        self.out.drain(..).collect()
+    }
+
     /// Bytes come from the peer, cut anywhere.
     pub fn receive(&mut self, mut bytes: &[u8]) {
-        if self.engine.has_failed() {
-            self.discard = true;
-        }
-        if !bytes.is_empty() && !self.discard && !self.closed {
+        if !bytes.is_empty() && !self.engine.has_failed() {
             self.engine.on_moved();
         }
-        while !bytes.is_empty() && !self.discard && !self.closed {
+        // After a failure whatever still comes is dropped.
+        while !bytes.is_empty() && !self.engine.has_failed() {
             if let Some(placing) = &self.placing {
                 let (now, later) = bytes.split_at(bytes.len().min(placing.left as usize));
                 self.place(now);
@@ -300,7 +301,6 @@ impl Side {
                         Origin::Peer if need == Access::REMOTE_WRITE => self.refuse(Refusal::Access),
                         Origin::Peer => self.refuse(Refusal::Local),
                     }
-                    self.discard = true;
                     return false;
                 }
             }
@@ -312,13 +312,11 @@ impl Side {
     fn refuse(&mut self, refusal: Refusal) {
         self.refused = Some(refusal);
         self.engine.refuse(refusal);
-        self.discard = true;
     }
 
     fn on_fatal(&mut self, fatal: Fatal) {
         self.fatal = Some(fatal);
         self.engine.on_fatal();
-        self.discard = true;
     }
 }
 

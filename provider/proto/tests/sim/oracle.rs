@@ -125,7 +125,8 @@ impl Oracle {
             }
             for completion in pair.side(end).receptions() {
                 let from = pair.peer(end);
-                self.directions[from as usize].on_reception(pair, end, &completion);
+                let revoked = self.excuses.revoked;
+                self.directions[from as usize].on_reception(pair, end, &completion, revoked);
             }
         }
     }
@@ -306,18 +307,14 @@ impl Direction {
 
     /// How request `i` has to fail, at its requester.
     fn fault(&self, i: usize) -> Option<Status> {
-        let op = &self.ops[i];
-        let local = |status| matches!(status, Status::LocProt | Status::LocLen);
-        match op.fault {
-            Some(status) if local(status) => Some(status),
-            fault => self.reception_fault(i).map(|(status, _)| status).or(fault),
-        }
+        self.reception_fault(i).map(|(status, _)| status).or(self.ops[i].fault)
     }
 
     /// How request `i` has to fail for its receive's sake: at the requester, and at the receiver.
     fn reception_fault(&self, i: usize) -> Option<(Status, Option<Status>)> {
         let op = &self.ops[i];
-        if matches!(op.wr.op, SendOp::WriteImm(..)) {
+        let never_sent = matches!(op.fault, Some(Status::LocProt | Status::LocLen));
+        if never_sent || matches!(op.wr.op, SendOp::WriteImm(..)) {
             return None;
         }
         let receive = self.receives.get(self.consumes[i]?)?;
@@ -416,7 +413,7 @@ impl Direction {
         assert!(seen.iter().all(|&seen| seen), "{:?} got what was never there in its time", self.ops[i].wr);
     }
 
-    fn on_reception(&mut self, pair: &mut Pair, end: End, completion: &Completion) {
+    fn on_reception(&mut self, pair: &mut Pair, end: End, completion: &Completion, revoked: bool) {
         let n = self.receptions.completed;
         assert_eq!(completion.id as usize, n, "{completion:?} at {end:?} came out of turn");
         self.receptions.completed += 1;
@@ -429,7 +426,8 @@ impl Direction {
         if completion.status != Status::Success {
             self.receptions.failed = Some((n, completion.status));
             let fault = self.reception_fault(i).and_then(|(_, at_receiver)| at_receiver);
-            assert_eq!(fault, Some(completion.status), "{completion:?} at {end:?} for {:?}", self.ops[i]);
+            let allowed = fault == Some(completion.status) || (revoked && completion.status == Status::LocProt);
+            assert!(allowed, "{completion:?} at {end:?} for {:?}, which should have ended with {fault:?}", self.ops[i]);
             return;
         }
         while self.executing <= i && self.step() {}

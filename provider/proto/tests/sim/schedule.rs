@@ -242,11 +242,13 @@ impl Schedule {
         let (mut sges, data) = self.register(end, len, rights);
         if faulty && fault.is_none() && len > 0 {
             fault = Some(Status::LocProt);
+            // Nobody looks at a piece without bytes.
+            let sge = sges.iter_mut().find(|sge| sge.len > 0).unwrap();
             match self.pair.rng.within(0..3) {
-                0 => sges[0].key ^= 0x8000,
-                1 => sges[0].addr -= 8,
+                0 => sge.key ^= 0x8000,
+                1 => sge.addr -= 8,
                 _ if op.has_response() => sges = self.register(end, len, Access::empty()).0,
-                _ => sges[0].addr = u64::MAX,
+                _ => sge.addr = u64::MAX,
             }
         }
         let mut flags = SendFlags::empty();
@@ -347,6 +349,15 @@ impl Schedule {
             if self.mishap != Mishap::Stall {
                 self.settle();
             }
+        }
+        if self.mishap == Mishap::Stall {
+            // Who waits for a receive has no deadline where it waits for ever; the stream's own keep-alive ends that.
+            for &end in self.pair.ends() {
+                let engine = &self.pair.side(end).engine;
+                assert!(engine.is_starved() || engine.unsent() + engine.in_flight() == 0, "no deadline: {:#?}", self.pair);
+            }
+            self.pair.cut(0);
+            self.settle();
         }
         assert!(self.is_at_rest(), "requests hang for ever: {:#?}", self.pair);
         for &end in self.pair.ends() {

@@ -1,0 +1,5 @@
+//! The handshake. Run with `RUSTC_BOOTSTRAP=1 cargo fuzz run hello`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dmverbs_proto::testing::fuzz::hello(bytes));
