@@ -1,2 +1,65 @@
-//! Under construction.
-fn main() {}
+//! The project's own commands: `cargo xtask setup | demo | test | bench | regen`.
+
+mod bench;
+mod build;
+mod demo;
+mod groups;
+mod regen;
+mod setup;
+mod tally;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of the dmverbs source tree")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the Debian packages that the other commands need (as root; otherwise say which are missing).
+    Setup,
+    /// Build, and run Debian's perftest between two network namespaces; ends with a table.
+    Demo,
+    /// Run the tests; the last line is "N passed, N failed, N skipped".
+    Test {
+        /// The groups to run, in the order of the list; without any, all of them.
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(groups::names()))]
+        groups: Vec<String>,
+    },
+    /// Measure dmverbs, raw TCP and UCX side by side, and print medians, ranges and ratios.
+    Bench(bench::Options),
+    /// Generate the checked-in bindings anew.
+    Regen {
+        /// Change nothing, and fail if the files in the tree are not what would be generated.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
+        Command::Test { groups } => test::run(&groups),
+        Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Regen { check } => regen::run(check).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The root of the source tree.
+fn root() -> Result<PathBuf> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(own.parent().map_or(own.clone(), PathBuf::from).canonicalize()?)
+}

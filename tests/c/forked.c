@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The peer has a child process that outlives it: what the child inherited must not keep the
+ * connection alive. And a child that ends does its parent no harm.
+ */
+#define _GNU_SOURCE
+#include "rig.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void serve(const struct process *parent)
+{
+	struct end dying;
+	pid_t child;
+
+	rig_open(0, NULL);
+	dying = end_join(parent, &hasty);
+	(void)dying;
+	fflush(stdout);
+	child = fork();
+	need(child >= 0);
+	/* The grandchild lives until the socket to the first process is closed. */
+	if (child == 0) {
+		char end;
+
+		close(STDOUT_FILENO);
+		prctl(PR_SET_PDEATHSIG, 0);
+		while (read(parent->fd, &end, 1) < 0 && errno == EINTR)
+			;
+		_exit(0);
+	}
+	tell(parent->fd, &child, sizeof(child));
+	for (;;)
+		pause();
+}
+
+static void outlived(int argc, char **argv)
+{
+	struct process other = fork_peer();
+	struct end a;
+	pid_t grandchild;
+	uint64_t start;
+
+	if (other.child == 0)
+		serve(&other);
+	rig_open(argc, argv);
+	a = end_join(&other, &hasty);
+	hear(other.fd, &grandchild, sizeof(grandchild));
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	show_next("while the peer lives", a.send_cq);
+	need(kill(other.child, SIGKILL) == 0);
+	need(waitpid(other.child, NULL, 0) == other.child);
+	start = now_ms();
+	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	show_next("when it was killed, but not its child", a.send_cq);
+	yes("  within its time", now_ms() - start < 4 * 269 + 500);
+	yes("  the child lives", kill(grandchild, 0) == 0);
+	close(other.fd);
+	end_drop(&a);
+}
+
+static void harmless(void)
+{
+	struct end a, b;
+	pid_t child;
+	int status;
+
+	pair_make(&a, &b, &usual);
+	fill(a.buf, 64, 1);
+	fflush(stdout);
+	child = fork();
+	need(child >= 0);
+	if (child == 0)
+		_exit(0);
+	need(waitpid(child, &status, 0) == child && status == 0);
+	ask(&a, (struct ask){ .id = 3, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	show_next("after a child has come and gone", a.send_cq);
+	yes("  the data is there", filled(b.buf, 64, 1));
+
+	child = fork();
+	need(child >= 0);
+	if (child == 0) {
+		execlp("true", "true", (char *)NULL);
+		_exit(1);
+	}
+	need(waitpid(child, &status, 0) == child && status == 0);
+	ask(&a, (struct ask){ .id = 4, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	show_next("after a child has started a program", a.send_cq);
+	pair_drop(&a, &b);
+}
+
+int main(int argc, char **argv)
+{
+	outcome("ibv_fork_init", ibv_fork_init());
+	outlived(argc, argv);
+	harmless();
+	rig_close();
+	return 0;
+}

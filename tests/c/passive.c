@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The target's process sits in read() and makes no verbs call: its memory is written and read all the same. */
+#include "rig.h"
+
+#include <string.h>
+
+struct verdict {
+	bool written;
+	bool added;
+};
+
+static void serve(const struct process *parent)
+{
+	struct verdict verdict;
+	struct end b;
+	uint64_t word;
+	char done;
+
+	rig_open(0, NULL);
+	b = end_join(parent, &usual);
+	fill(b.buf + 32768, 8192, 3);
+	meet(parent);
+	hear(parent->fd, &done, 1);
+	memcpy(&word, b.buf + 16384, sizeof(word));
+	verdict = (struct verdict){ .written = filled(b.buf, 10000, 2), .added = word == 500 };
+	tell(parent->fd, &verdict, sizeof(verdict));
+	meet(parent);
+	end_drop(&b);
+	rig_close();
+}
+
+int main(int argc, char **argv)
+{
+	struct process child = fork_peer();
+	struct verdict verdict;
+	struct end a;
+	bool right = true;
+	char done = 1;
+
+	if (child.child == 0) {
+		serve(&child);
+		return 0;
+	}
+	rig_open(argc, argv);
+	a = end_join(&child, &usual);
+	meet(&child);
+
+	fill(a.buf, 10000, 2);
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 10000 });
+	show_next("write", a.send_cq);
+	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_READ, .at = 20000, .len = 8192, .to = 32768 });
+	show_next("read", a.send_cq);
+	yes("  the data is right", filled(a.buf + 20000, 8192, 3));
+	for (uint64_t i = 0; i < 500; i++) {
+		uint64_t before;
+
+		ask(&a, (struct ask){ .id = i, .op = IBV_WR_ATOMIC_FETCH_AND_ADD, .at = 40000, .len = 8, .to = 16384,
+				      .compare_add = 1 });
+		expect(a.send_cq, i);
+		memcpy(&before, a.buf + 40000, sizeof(before));
+		right = right && before == i;
+	}
+	yes("500 atomics one by one", right);
+
+	tell(child.fd, &done, 1);
+	hear(child.fd, &verdict, sizeof(verdict));
+	yes("the target finds what was written", verdict.written);
+	yes("the target finds what was added", verdict.added);
+	meet(&child);
+	join(&child);
+	end_drop(&a);
+	rig_close();
+	return 0;
+}

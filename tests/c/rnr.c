@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* No receive is posted: how often and how long the sender tries again. */
+#include "rig.h"
+
+static void never(const char *what, uint8_t retries, enum ibv_wr_opcode op)
+{
+	struct setup setup = usual;
+	struct end a, b;
+
+	setup.rnr_retry = retries;
+	pair_make(&a, &b, &setup);
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 8 });
+	ask(&a, (struct ask){ .id = 2, .op = op, .len = 8 });
+	ask(&a, (struct ask){ .id = 3, .op = IBV_WR_SEND, .len = 8 });
+	say("%s", what);
+	for (int i = 0; i < 3; i++)
+		show_next("  sender", a.send_cq);
+	yes("  the sender is in error", end_state(&a) == IBV_QPS_ERR);
+	yes("  the receiver is not", end_state(&b) == IBV_QPS_RTS);
+	pair_drop(&a, &b);
+}
+
+/* Each retry waits for the receiver's timer: 2 retries of 163.84 ms (code 28) are at least 327 ms. */
+static void timed(void)
+{
+	struct setup setup = usual;
+	struct end a, b;
+	uint64_t start;
+
+	setup.rnr_retry = 2;
+	setup.min_rnr_timer = 28;
+	pair_make(&a, &b, &setup);
+	start = now_ms();
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_SEND, .len = 8 });
+	show_next("2 retries with a long timer", a.send_cq);
+	yes("  took as long as the timer says", now_ms() - start >= 327);
+	pair_drop(&a, &b);
+}
+
+static void late(const char *what, uint8_t retries, uint8_t timer, enum ibv_wr_opcode op)
+{
+	struct setup setup = usual;
+	struct end a, b;
+
+	setup.rnr_retry = retries;
+	setup.min_rnr_timer = timer;
+	pair_make(&a, &b, &setup);
+	fill(a.buf, 64, 1);
+	ask(&a, (struct ask){ .id = 1, .op = op, .len = 64 });
+	say("%s", what);
+	yes("  it waits", quiet(a.send_cq, 200));
+	post_recv(&b, 11, 0, 64);
+	show_next("  receiver", b.recv_cq);
+	show_next("  sender", a.send_cq);
+	yes("  the data is there", filled(b.buf, 64, 1));
+	pair_drop(&a, &b);
+}
+
+/* 64 sends against 4 receives at a time: all arrive, in order. */
+static void starved(void)
+{
+	struct end a, b;
+	bool right = true;
+
+	pair_make(&a, &b, &usual);
+	for (uint64_t i = 0; i < 64; i++) {
+		fill(a.buf + i * 64, 64, i);
+		ask(&a, (struct ask){ .id = i, .op = IBV_WR_SEND, .at = i * 64, .len = 64 });
+	}
+	for (uint64_t i = 0; i < 64; i += 4) {
+		for (uint64_t j = i; j < i + 4; j++)
+			post_recv(&b, j, j * 64, 64);
+		for (uint64_t j = i; j < i + 4; j++) {
+			expect(b.recv_cq, j);
+			right = right && filled(b.buf + j * 64, 64, j);
+		}
+	}
+	for (uint64_t i = 0; i < 64; i++)
+		expect(a.send_cq, i);
+	yes("64 sends against 4 receives at a time arrive in order", right);
+	pair_drop(&a, &b);
+}
+
+int main(int argc, char **argv)
+{
+	rig_open(argc, argv);
+	never("no retries", 0, IBV_WR_SEND);
+	never("2 retries", 2, IBV_WR_SEND);
+	never("no retries of a write with immediate data", 0, IBV_WR_RDMA_WRITE_WITH_IMM);
+	timed();
+	late("retries for ever, and a receive posted late", 7, 12, IBV_WR_SEND);
+	late("6 retries of a long timer, and a receive posted late", 6, 28, IBV_WR_SEND_WITH_IMM);
+	starved();
+	rig_close();
+	return 0;
+}

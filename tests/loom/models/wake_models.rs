@@ -1,0 +1,100 @@
+//! The hand-off between pollers and the progress thread.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::Model;
+use crate::sync::{AtomicUsize, Bell, Mutex, Ordering};
+use crate::wake::{Plan, Standby, Watch};
+
+pub(crate) const ALL: &[Model] = &[
+    ("a_kick_between_the_plan_and_the_sleep_is_not_lost", kick),
+    ("an_acknowledgement_left_behind_is_found_or_the_thread_is_woken", left_behind),
+    ("a_thread_that_naps_hears_of_an_application_that_goes_to_sleep", going_to_sleep),
+];
+
+/// What the engine shares.
+struct Shared {
+    standby: Standby,
+    bell: Bell,
+}
+
+impl Shared {
+    fn new() -> Arc<Shared> {
+        Arc::new(Shared { standby: Standby::default(), bell: Bell::new() })
+    }
+
+    /// The thread's sleep on the sockets, of which only the bell rings here.
+    fn sleep(&self) {
+        self.bell.wait();
+        self.standby.woke();
+        self.bell.drain();
+    }
+}
+
+/// Two applications each start a timer and kick the thread; it must see both timers.
+fn kick() {
+    let shared = Shared::new();
+    let timers = Arc::new(AtomicUsize::new(0));
+    let applications = [(); 2].map(|()| {
+        let (shared, timers) = (shared.clone(), timers.clone());
+        thread::spawn(move || {
+            timers.fetch_add(1, Ordering::Relaxed);
+            shared.bell.ring();
+        })
+    });
+    let mut watch = Watch::default();
+    while timers.load(Ordering::Relaxed) < 2 {
+        assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
+        shared.sleep();
+    }
+    applications.into_iter().for_each(|application| application.join().unwrap());
+}
+
+/// Two pollers each leave an acknowledgement for the thread and never poll again.
+fn left_behind() {
+    let shared = Shared::new();
+    let lazy = Arc::new(Mutex::new(0));
+    let pollers = [(); 2].map(|()| {
+        let (shared, lazy) = (shared.clone(), lazy.clone());
+        thread::spawn(move || {
+            // Not `polled`: a thread that naps looks after the nap in any case.
+            let mut lazy = lazy.lock();
+            *lazy += 1;
+            if shared.standby.is_asleep() {
+                shared.bell.ring();
+            }
+        })
+    });
+    let (mut watch, mut sent) = (Watch::default(), 0);
+    loop {
+        assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
+        sent += std::mem::take(&mut *lazy.lock());
+        if sent == 2 {
+            break;
+        }
+        shared.sleep();
+    }
+    pollers.into_iter().for_each(|poller| poller.join().unwrap());
+}
+
+/// The nap has no end here: if the application did not end it, loom would see a deadlock.
+fn going_to_sleep() {
+    let shared = Shared::new();
+    let application = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            shared.standby.polled();
+            if shared.standby.expect_sleeper() {
+                shared.bell.ring();
+            }
+        })
+    };
+    let mut watch = Watch::default();
+    shared.standby.polled();
+    while let Plan::StandBack(_) = shared.standby.plan(&mut watch) {
+        shared.bell.wait();
+        shared.bell.drain();
+    }
+    application.join().unwrap();
+}

@@ -1,0 +1,180 @@
+//! Who is measured, and how each is started.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dmverbs_tests::perftest::Figures;
+use dmverbs_tests::process::{Running, run};
+use dmverbs_tests::{Net, Pair, programs, wait};
+use serde::Deserialize;
+
+use super::machine;
+
+/// Where to measure, and for how long.
+pub struct Bench<'a> {
+    /// The network.
+    pub net: &'a Net,
+    /// Roughly how long a run's traffic lasts.
+    pub seconds: f64,
+}
+
+/// Somebody who can be measured.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// perftest by `dmverbs run`.
+    Ours {
+        /// perftest's program.
+        program: &'static str,
+        /// Its options.
+        options: &'static str,
+    },
+    /// The same, for the processor time that both ends use.
+    OursProcessor {
+        /// perftest's program.
+        program: &'static str,
+    },
+    /// Plain TCP: `baseline` of the tests.
+    Raw {
+        /// Its words, without the size.
+        words: &'static str,
+    },
+    /// ucx_perftest over TCP.
+    Ucx {
+        /// Its `-t`.
+        test: &'static str,
+    },
+}
+
+/// What one run gave. A measure that the program does not make is absent.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Figure {
+    /// Half a round trip.
+    pub latency_us: Option<f64>,
+    /// Of one direction.
+    pub bytes_per_second: Option<f64>,
+    /// Of one direction.
+    pub messages_per_second: Option<f64>,
+    /// Both ends together.
+    pub cpu_seconds_per_gb: Option<f64>,
+}
+
+/// A peer with a size, and the number of messages that fill the time.
+pub struct Participant {
+    peer: Peer,
+    size: u64,
+    iterations: u64,
+}
+
+impl Participant {
+    /// Finds by a short run how many messages fill the time.
+    pub fn calibrated(bench: &Bench, peer: Peer, size: u64) -> Result<Participant> {
+        let short = if size < 1 << 20 { 1000 } else { 100 };
+        let mut participant = Participant { peer, size, iterations: short };
+        if let Peer::Raw { .. } = participant.peer {
+            return Ok(participant);
+        }
+        let figure = participant.measure(bench, short).with_context(|| participant.describe())?;
+        let rate = match figure {
+            Figure { latency_us: Some(latency), .. } => 5e5 / latency,
+            Figure { bytes_per_second: Some(bandwidth), .. } => bandwidth / size as f64,
+            _ => 1000.0,
+        };
+        let longer = if let Peer::OursProcessor { .. } = participant.peer { 3.0 } else { 1.0 };
+        participant.iterations = ((rate * bench.seconds * longer) as u64).max(short);
+        Ok(participant)
+    }
+
+    /// One run.
+    pub fn run(&self, bench: &Bench) -> Result<Figure> {
+        match self.peer {
+            Peer::OursProcessor { .. } => self.processor(bench),
+            _ => self.measure(bench, self.iterations),
+        }
+    }
+
+    /// For error messages.
+    pub fn describe(&self) -> String {
+        format!("{:?} with {} bytes", self.peer, self.size)
+    }
+
+    fn measure(&self, bench: &Bench, iterations: u64) -> Result<Figure> {
+        match self.peer {
+            Peer::Ours { program, options } => self.ours(bench, program, options, iterations),
+            Peer::OursProcessor { program } => self.ours(bench, program, "", iterations),
+            Peer::Raw { words } => self.raw(bench, words),
+            Peer::Ucx { test } => self.ucx(bench, test, iterations),
+        }
+    }
+
+    fn ours(&self, bench: &Bench, program: &str, options: &str, iterations: u64) -> Result<Figure> {
+        let words = format!("-F -s {} -n {iterations} {options}", self.size);
+        let outcome = Pair::new(bench.net, program).options(&words).run()?;
+        let table = outcome.table()?;
+        table.covers(&[self.size])?;
+        Ok(match table.rows[0].figures {
+            Figures::Bandwidth { bytes_per_second, messages_per_second } => Figure {
+                bytes_per_second: Some(bytes_per_second),
+                messages_per_second: Some(messages_per_second),
+                ..Figure::default()
+            },
+            Figures::Latency { typical, .. } => Figure { latency_us: Some(typical), ..Figure::default() },
+        })
+    }
+
+    /// The processor time of a run, less that of a run that moves almost nothing: what the start costs.
+    fn processor(&self, bench: &Bench) -> Result<Figure> {
+        let few = 5;
+        let timed = |iterations| -> Result<f64> {
+            let before = machine::children()?;
+            self.measure(bench, iterations)?;
+            Ok(machine::children()? - before)
+        };
+        let (start, whole) = (timed(few)?, timed(self.iterations)?);
+        let gigabytes = (self.iterations - few) as f64 * self.size as f64 / 1e9;
+        Ok(Figure { cpu_seconds_per_gb: Some((whole - start) / gigabytes), ..Figure::default() })
+    }
+
+    fn raw(&self, bench: &Bench, words: &str) -> Result<Figure> {
+        let mut command = bench.net.server().command(programs::release("baseline")?);
+        command.args(words.split_whitespace());
+        command.args([format!("--size={}", self.size), format!("--seconds={}", bench.seconds)]);
+        let shown = run(command, LIMIT)?;
+        let line = shown.succeeded()?.stdout.trim();
+        serde_json::from_str(line).with_context(|| shown.to_string())
+    }
+
+    fn ucx(&self, bench: &Bench, test: &str, iterations: u64) -> Result<Figure> {
+        let command = |side: &dmverbs_tests::Side| {
+            let mut command = side.command("ucx_perftest");
+            command.envs([("UCX_TLS", "tcp"), ("UCX_NET_DEVICES", "lo"), ("UCX_LOG_LEVEL", "fatal")]);
+            command.args(["-p", &UCX_PORT.to_string()]);
+            command
+        };
+        let side = bench.net.server();
+        let mut server = Running::spawn(command(side))?;
+        wait::until("ucx_perftest to listen", LIMIT, || {
+            ensure!(server.is_alive()?, "ucx_perftest ended before it listened");
+            Ok(side.listening(server.id()).contains(&UCX_PORT).then_some(()))
+        })?;
+        let mut client = command(bench.net.client());
+        client.args(["-t", test, "-s", &self.size.to_string(), "-n", &iterations.to_string()]);
+        client.args(["-w", &(iterations / 10).max(10).to_string(), "-f", "-v", side.ipv4]);
+        let shown = run(client, LIMIT)?;
+        server.wait(LIMIT)?.succeeded()?;
+        // iterations, percentile us, average us, overall us, MB/s average, overall, messages/s average, overall
+        let mut lines = shown.succeeded()?.stdout.lines().map(str::trim);
+        let line = lines.rfind(|line| line.starts_with(|first: char| first.is_ascii_digit()));
+        let line = line.with_context(|| format!("no figures in\n{shown}"))?;
+        let numbers: Vec<f64> = line.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        ensure!(numbers.len() >= 8, "too few figures: {line}");
+        Ok(if test.ends_with("lat") {
+            Figure { latency_us: Some(numbers[1]), ..Figure::default() }
+        } else {
+            let bytes_per_second = Some(numbers[5] * 1_048_576.0);
+            Figure { bytes_per_second, messages_per_second: Some(numbers[7]), ..Figure::default() }
+        })
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+const UCX_PORT: u16 = 13337;

@@ -1,0 +1,34 @@
+//! Running cargo.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::root;
+
+/// Builds the command and its libraries as users get them.
+pub fn release() -> Result<()> {
+    let mut command = cargo()?;
+    command.args(["build", "--quiet", "--release"]).args(PRODUCTS.map(|product| format!("--package={product}")));
+    let status = command.status().context("cargo build")?;
+    ensure!(status.success(), "the release build failed");
+    Ok(())
+}
+
+/// Builds the benchmark's baseline.
+pub fn baseline() -> Result<()> {
+    let words = ["build", "--quiet", "--release", "--package=dmverbs-tests", "--bin=baseline"];
+    let status = cargo()?.args(words).status().context("cargo build")?;
+    ensure!(status.success(), "the baseline's build failed");
+    Ok(())
+}
+
+/// A cargo command in the root of the tree.
+pub fn cargo() -> Result<Command> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.current_dir(root()?);
+    Ok(command)
+}
+
+const PRODUCTS: [&str; 3] = ["dmverbs", "dmverbs-preload", "dmverbs-verbs"];

@@ -1,0 +1,87 @@
+//! The groups of tests, in the order in which they run: the quick and the basic first.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::build::cargo;
+use crate::regen;
+use crate::tally::Tally;
+use crate::test::{count, verdict};
+use crate::{build, root};
+
+/// A group: its name, what it is about, and how it runs.
+pub struct Group {
+    /// As given to `cargo xtask test`.
+    pub name: &'static str,
+    /// What it shows when it passes.
+    pub about: &'static str,
+    /// Runs it, printing as it goes.
+    pub run: fn() -> Result<Tally>,
+}
+
+/// All groups.
+pub const GROUPS: [Group; 9] = [
+    Group { name: "fmt", about: "the code is formatted", run: || verdict(cargo()?.args(["fmt", "--all", "--check"])) },
+    Group { name: "clippy", about: "no warning in any target", run: clippy },
+    Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
+    Group { name: "deny", about: "licences, advisories and sources of the dependencies", run: deny },
+    Group { name: "unit", about: "every crate's own tests", run: unit },
+    Group { name: "sim", about: "random schedules of two engines against a model", run: sim },
+    Group { name: "loom", about: "every interleaving of the ring and of the sleep/wake hand-off", run: loom },
+    Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
+    Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
+];
+
+/// The groups' names.
+pub fn names() -> [&'static str; GROUPS.len()] {
+    GROUPS.map(|group| group.name)
+}
+
+fn clippy() -> Result<Tally> {
+    verdict(cargo()?.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn bindings() -> Result<Tally> {
+    let done = regen::run(true);
+    if let Err(error) = &done {
+        println!("regen --check: {error:#}");
+    }
+    Ok(Tally::one(done.is_ok()))
+}
+
+fn deny() -> Result<Tally> {
+    let installed = cargo()?.args(["deny", "--version"]).output().is_ok_and(|asked| asked.status.success());
+    if !installed {
+        println!("test cargo deny check ... ignored, cargo-deny is not installed (cargo install cargo-deny)");
+        return Ok(Tally { skipped: 1, ..Tally::default() });
+    }
+    verdict(cargo()?.args(["deny", "check"]))
+}
+
+fn unit() -> Result<Tally> {
+    // Some tests start the release build, as users do.
+    build::release()?;
+    count(cargo()?.args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn sim() -> Result<Tally> {
+    count(cargo()?.args(["test", "--release", "--package=dmverbs-proto", "--test=sim"]))
+}
+
+fn loom() -> Result<Tally> {
+    let mut command = cargo()?;
+    command.args(["test", "--release", "--manifest-path=tests/loom/Cargo.toml"]);
+    count(&mut command)
+}
+
+fn c() -> Result<Tally> {
+    build::release()?;
+    count(Command::new(Path::new("tests/c/run.sh")).current_dir(root()?))
+}
+
+fn clients() -> Result<Tally> {
+    build::release()?;
+    count(cargo()?.args(["test", "--package=dmverbs-tests", "--test=clients"]))
+}

@@ -1,0 +1,117 @@
+//! Counting what the test programs of a group say about themselves.
+
+use std::ops::AddAssign;
+
+/// How many tests passed, failed, and were skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Those that ran and found nothing wrong.
+    pub passed: u64,
+    /// Those that ran and found something wrong.
+    pub failed: u64,
+    /// Those that did not run.
+    pub skipped: u64,
+}
+
+impl Tally {
+    /// One test that passed, or failed.
+    pub fn one(passed: bool) -> Tally {
+        if passed { Tally { passed: 1, ..Tally::default() } } else { Tally { failed: 1, ..Tally::default() } }
+    }
+
+    /// Reads one line of a test program's output.
+    pub fn read(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(found) = result(line).or_else(|| summary(line)) {
+            *self += found;
+        }
+    }
+
+    /// True when there was no test at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Tally::default()
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// The name and the reason, when a test program says on this line that a test did not run.
+pub fn skipped(line: &str) -> Option<(&str, &str)> {
+    if let Some(skipped) = line.strip_prefix("skipped ") {
+        // As tests/c/run.sh says it.
+        return skipped.split_once(": ").map(|(name, reason)| (name, reason.trim()));
+    }
+    let (name, outcome) = line.trim().strip_prefix("test ")?.split_once(" ... ")?;
+    let reason = outcome.strip_prefix("ignored")?;
+    Some((name.trim(), reason.trim_start_matches([',', ' '])))
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
+fn result(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |of: &str| {
+        let field = counts.split("; ").find_map(|field| field.strip_suffix(of))?;
+        field.trim().parse().ok()
+    };
+    Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+}
+
+/// `3 passed, 0 failed, 1 skipped`, of the programs that aren't Rust's.
+fn summary(line: &str) -> Option<Tally> {
+    let mut counts = line.split(", ");
+    let mut count = |of: &str| counts.next()?.strip_suffix(of)?.parse().ok();
+    Some(Tally { passed: count(" passed")?, failed: count(" failed")?, skipped: count(" skipped")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_up_the_results_of_several_programs() {
+        let mut tally = Tally::default();
+
+        for line in [
+            "running 4 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+            "7 passed, 0 failed, 1 skipped",
+            "12 passed through here",
+        ] {
+            tally.read(line);
+        }
+
+        assert_eq!(tally, Tally { passed: 11, failed: 2, skipped: 2 });
+    }
+
+    #[test]
+    fn finds_the_reason_of_a_skipped_test() {
+        let reason = "network namespaces need root";
+        assert_eq!(skipped(&format!("test a row ... ignored, {reason}")), Some(("a row", reason)));
+        assert_eq!(skipped("test a row ... ignored"), Some(("a row", "")));
+        assert_eq!(skipped("test a row ... ok"), None);
+        assert_eq!(skipped("skipped mr: no dma-buf here"), Some(("mr", "no dma-buf here")));
+    }
+
+    #[test]
+    fn reads_what_it_prints() {
+        let printed = Tally { passed: 1, failed: 2, skipped: 3 };
+
+        let mut read = Tally::default();
+        read.read(&printed.to_string());
+
+        assert_eq!(read, printed);
+    }
+}

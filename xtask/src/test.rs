@@ -1,0 +1,86 @@
+//! `cargo xtask test`: runs groups, counts, and says so in one last line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::groups::{GROUPS, Group};
+use crate::setup;
+use crate::tally::{Tally, skipped};
+
+/// Runs the groups of these names, or all.
+pub fn run(names: &[String]) -> Result<ExitCode> {
+    setup::run()?;
+    let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name));
+    let mut total = Tally::default();
+    let mut report = Vec::new();
+    for group in chosen {
+        println!("\n=== {}: {}", group.name, group.about);
+        let start = Instant::now();
+        let tally = run_group(group);
+        println!("{tally} in {:.1} s", start.elapsed().as_secs_f64());
+        total += tally;
+        report.push((group.name, tally, start.elapsed()));
+    }
+    print_report(&report);
+    println!("{total}");
+    std::io::stdout().flush()?;
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a command that is one test by itself.
+pub fn verdict(command: &mut Command) -> Result<Tally> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
+    Ok(Tally::one(status.success()))
+}
+
+/// Runs a command that prints results, shows its output, and counts.
+pub fn count(command: &mut Command) -> Result<Tally> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let stdout = child.stdout.take().expect("stdout was asked for");
+    let mut tally = Tally::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.read(&line);
+        if let Some((name, "")) = skipped(&line) {
+            println!("{name} was skipped without a reason, which counts as failed");
+            tally.failed += 1;
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        println!("{command:?} ended with {status}");
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+fn run_group(group: &Group) -> Tally {
+    match (group.run)() {
+        Ok(tally) if tally.is_empty() => {
+            println!("the group {} ran no test, which counts as failed", group.name);
+            Tally::one(false)
+        }
+        Ok(tally) => tally,
+        Err(error) => {
+            println!("the group {} did not run: {error:#}", group.name);
+            Tally::one(false)
+        }
+    }
+}
+
+fn print_report(report: &[(&str, Tally, Duration)]) {
+    println!("\n{:<10} {:>7} {:>7} {:>8} {:>9}", "group", "passed", "failed", "skipped", "seconds");
+    for (name, tally, time) in report {
+        let Tally { passed, failed, skipped } = tally;
+        println!("{name:<10} {passed:>7} {failed:>7} {skipped:>8} {:>9.1}", time.as_secs_f64());
+    }
+}
