@@ -77,7 +77,7 @@ impl std::error::Error for Errno {}
 impl From<Error> for Errno {
     fn from(e: Error) -> Self {
         let code = match &e {
-            Error::Invalid(_) | Error::State(_) => libc::EINVAL,
+            Error::Config(_) | Error::Invalid(_) | Error::State(_) => libc::EINVAL,
             Error::NoMemory => libc::ENOMEM,
             Error::NotSupported => libc::EOPNOTSUPP,
             Error::Busy => libc::EBUSY,

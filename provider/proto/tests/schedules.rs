@@ -83,6 +83,36 @@ fn a_send_without_a_receive_holds_up_no_answer() {
 }
 
 #[test]
+fn acks_wait_for_company_but_not_for_ever() {
+    let mut net = Pair::seeded(4);
+    let target = net.b.target(1 << 20);
+    for id in 0..16 {
+        assert_eq!(net.b.engine.need(), if id == 0 { Need::Nothing } else { Need::Lazy });
+        net.a.send(id, SendOp::Write(at(target)), b"small");
+        net.a.transmit(usize::MAX);
+        net.deliver(A, usize::MAX);
+    }
+    assert_eq!(net.b.engine.need(), Need::Now);
+    net.settle();
+    net.a.send(16, SendOp::Write(at(target)), &pattern(1 << 20));
+    net.a.transmit(usize::MAX);
+    net.deliver(A, usize::MAX);
+    assert_eq!(net.b.engine.need(), Need::Now);
+}
+
+#[test]
+fn a_receive_is_urgent_only_for_a_peer_that_knows_of_none() {
+    let mut net = Pair::seeded(4);
+    net.b.receive_into(0, 8);
+    assert_eq!(net.b.engine.need(), Need::Now);
+    net.settle();
+    net.b.receive_into(1, 8);
+    assert_eq!(net.b.engine.need(), Need::Nothing, "as many are known as are not");
+    net.b.receive_into(2, 8);
+    assert_eq!(net.b.engine.need(), Need::Lazy);
+}
+
+#[test]
 fn a_fenced_request_waits_for_reads() {
     let mut net = Pair::seeded(5);
     let target = net.b.target(8);

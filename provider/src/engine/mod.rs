@@ -108,7 +108,7 @@ impl Progress {
         if let Some(engine) = ENGINE.get() {
             return Ok(engine);
         }
-        let config = crate::config::config().map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
+        let config = crate::config::config()?;
         let engine = ENGINE.get_or_init({
             let progress = Progress::new(config.port_range.clone())?;
             || progress

@@ -219,3 +219,164 @@ fn check_size(cqe: usize) -> Result<usize, Error> {
 
 /// Completions that are taken under one lock: what perftest asks for at a time.
 const AT_ONCE: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Extra, Status, WcOpcode, devices};
+
+    #[test]
+    fn completions_come_out_in_the_order_they_went_in() {
+        let cq = Cq::create(&context(), 100, None, 1).unwrap();
+        cq.push_batch(&(0..50).map(completion).collect::<Vec<_>>());
+        assert_eq!(poll(&cq, 20).unwrap(), (0..20).collect::<Vec<_>>());
+        assert_eq!(poll(&cq, 0).unwrap(), []);
+        assert_eq!(poll(&cq, 100).unwrap(), (20..50).collect::<Vec<_>>());
+        assert_eq!(poll(&cq, 1).unwrap(), []);
+    }
+
+    #[test]
+    fn an_overflow_is_reported_once_and_after_what_fitted() {
+        let context = context();
+        let cq = Cq::create(&context, 2, None, 7).unwrap();
+        for id in 0..4 {
+            cq.push_batch(&[completion(id)]);
+        }
+        assert_eq!(context.wait_event().unwrap(), AsyncEvent::CqErr(7));
+        assert_eq!(poll(&cq, 10).unwrap(), [0, 1]);
+        assert!(matches!(poll(&cq, 10), Err(Error::State(_))));
+        assert!(!is_readable(context.async_fd()));
+    }
+
+    #[test]
+    fn a_destroyed_queue_leaves_no_event_behind() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        let (gone, stays) =
+            (Cq::create(&context, 1, Some(&channel), 1).unwrap(), Cq::create(&context, 1, Some(&channel), 2).unwrap());
+        for cq in [&gone, &stays] {
+            cq.request_notify(false);
+            cq.push_batch(&[completion(0)]);
+            cq.push_batch(&[completion(1)]);
+        }
+        Cq::destroy(gone).unwrap();
+        assert_eq!(channel.wait().unwrap(), 2);
+        assert_eq!(context.wait_event().unwrap(), AsyncEvent::CqErr(2));
+        stays.ack_events(1);
+        Cq::destroy(stays).unwrap();
+    }
+
+    #[test]
+    fn one_event_answers_one_request_and_only_for_what_comes_after_it() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
+        cq.push_batch(&[completion(0)]);
+        cq.request_notify(false);
+        assert!(!is_readable(channel.fd()));
+        cq.push_batch(&[completion(1)]);
+        cq.push_batch(&[completion(2)]);
+        assert_eq!(channel.wait().unwrap(), 5);
+        assert!(!is_readable(channel.fd()));
+        cq.ack_events(1);
+        Cq::destroy(cq).unwrap();
+    }
+
+    #[test]
+    fn a_request_for_solicited_completions_waits_for_one() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
+        cq.request_notify(true);
+        cq.push_batch(&[completion(1)]);
+        assert!(!is_readable(channel.fd()));
+        cq.push_batch(&[Completion { solicited: true, ..completion(2) }]);
+        assert!(is_readable(channel.fd()));
+        Cq::destroy(cq).unwrap();
+    }
+
+    #[test]
+    fn destroying_waits_until_the_events_that_were_taken_are_acknowledged() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
+        for id in 0..3 {
+            cq.request_notify(false);
+            cq.push_batch(&[completion(id)]);
+        }
+        channel.wait().unwrap();
+        channel.wait().unwrap();
+        cq.ack_events(1);
+        let destroyed = std::thread::spawn({
+            let cq = cq.clone();
+            move || Cq::destroy(cq).is_ok()
+        });
+        // The event that nobody took goes at once, and then it waits.
+        while is_readable(channel.fd()) {
+            std::thread::yield_now();
+        }
+        assert!(!destroyed.is_finished());
+        cq.ack_events(1);
+        assert!(destroyed.join().unwrap());
+        assert!(matches!(Cq::destroy(cq), Err((_, Error::State(_)))));
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_destroyed() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
+        cq.attach();
+        let (channel, e) = Channel::destroy(channel).unwrap_err();
+        assert!(matches!(e, Error::Busy));
+        let (cq, e) = Cq::destroy(cq).unwrap_err();
+        assert!(matches!(e, Error::Busy));
+        cq.detach();
+        Cq::destroy(cq).unwrap();
+        Channel::destroy(channel).unwrap();
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_made_does_not_use_its_channel() {
+        let context = context();
+        let channel = Channel::create(&context).unwrap();
+        assert!(matches!(Cq::create(&context, 0, Some(&channel), 1), Err(Error::Invalid(_))));
+        let other = self::context();
+        assert!(matches!(Cq::create(&other, 1, Some(&channel), 1), Err(Error::Invalid(_))));
+        Channel::destroy(channel).unwrap();
+    }
+
+    #[test]
+    fn a_queue_is_resized_around_what_it_holds() {
+        let cq = Cq::create(&context(), 2, None, 1).unwrap();
+        cq.push_batch(&[completion(0), completion(1)]);
+        assert!(matches!(cq.resize(1), Err(Error::Invalid(_))));
+        cq.resize(1000).unwrap();
+        assert_eq!(cq.capacity(), 1000);
+        cq.push_batch(&[completion(2)]);
+        assert_eq!(poll(&cq, 10).unwrap(), [0, 1, 2]);
+    }
+
+    /// A context of its own, on any device: there is always the loopback's.
+    fn context() -> Arc<Context> {
+        Context::open(&devices().unwrap()[0]).unwrap()
+    }
+
+    fn completion(id: u64) -> Completion {
+        let (status, opcode, extra) = (Status::Success, WcOpcode::Send, Extra::None);
+        Completion { id, status, opcode, len: 0, qpn: 1, extra, solicited: false }
+    }
+
+    fn poll(cq: &Cq, max: usize) -> Result<Vec<u64>, Error> {
+        let mut ids = Vec::new();
+        let n = cq.poll(max, |completion| ids.push(completion.id))?;
+        assert_eq!(n, ids.len());
+        Ok(ids)
+    }
+
+    fn is_readable(fd: std::os::fd::RawFd) -> bool {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: `poll` is one valid pollfd.
+        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+    }
+}

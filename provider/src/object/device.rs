@@ -76,7 +76,7 @@ impl PortInfo {
 /// # Errors
 /// The interfaces cannot be listed, or an environment variable makes no sense (its name is in the error).
 pub fn devices() -> Result<Vec<Arc<Device>>, Error> {
-    let config = config::config().map_err(|e| Error::Io(std::io::Error::other(e.to_string())))?;
+    let config = config::config()?;
     let mut names = BTreeMap::new();
     for address in interface::addresses()? {
         if gid_of(address.ip).is_some() && config.ifnames.allow(&address.ifname) {

@@ -234,6 +234,8 @@ pub type Cookie = usize;
 /// Why a verb failed. It has then done nothing.
 #[derive(Debug)]
 pub enum Error {
+    /// An environment variable makes no sense (EINVAL).
+    Config(&'static crate::config::ConfigError),
     /// An argument makes no sense; says which (EINVAL).
     Invalid(&'static str),
     /// A state does not allow the call, or a limit is exceeded; says which (EINVAL).
@@ -253,6 +255,7 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Error::Config(e) => e.fmt(f),
             Error::Invalid(what) | Error::State(what) => f.write_str(what),
             Error::NoMemory => f.write_str("no room left"),
             Error::NotSupported => f.write_str("not supported"),
@@ -264,6 +267,12 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<&'static crate::config::ConfigError> for Error {
+    fn from(e: &'static crate::config::ConfigError) -> Self {
+        Error::Config(e)
+    }
+}
 
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
