@@ -179,6 +179,8 @@ enum State {
 #[derive(Debug)]
 pub struct Engine {
     qpn: u32,
+    /// The peer is this engine itself.
+    looped: bool,
     state: State,
     requester: Requester,
     responder: Responder,
@@ -210,6 +212,7 @@ impl Engine {
     pub fn new(qpn: u32, limits: Limits) -> Engine {
         Engine {
             qpn,
+            looped: false,
             state: State::Unconnected,
             requester: Requester::new(limits.send_wr),
             responder: Responder::new(limits.recv_wr),
@@ -245,6 +248,7 @@ impl Engine {
         }
         self.state = State::Open;
         self.moved = true;
+        self.looped = (theirs.src_qpn, theirs.src_gid) == (theirs.dst_qpn, theirs.dst_gid);
         self.peer_rnr_timer = Tick::from(theirs.rnr_timer);
         self.requester.peer_reads = usize::from(theirs.max_dest_rd_atomic);
         self.responder.on_credit_told(told);
@@ -509,6 +513,16 @@ impl Engine {
         };
         self.nak = Some(refusal);
         self.fail(None);
+        if self.looped && self.requester.on_ack(self.responder.ack(), self.responder.credit()).is_ok() {
+            // The refusal would come too late. It concerns the oldest request, unless that still waits for its answer.
+            self.request_fault = self.requester.is_answered().then(|| Refusal::remote_status(refusal as u32));
+        }
+    }
+
+    /// The same on a QP that is connected to itself: the request that fails is its own.
+    pub fn refuse_own(&mut self, refusal: Refusal) {
+        self.refuse(refusal);
+        self.request_fault = Some(Refusal::remote_status(refusal as u32));
     }
 
     /// Local memory for a READ response or an atomic's result was not there: the request fails here.

@@ -129,6 +129,11 @@ impl Requester {
         self.acked == self.next_seq && self.awaiting.is_empty()
     }
 
+    /// Whether no response is missing.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.awaiting.is_empty()
+    }
+
     /// Whether the peer has executed every posted request.
     pub(crate) fn all_acknowledged(&self) -> bool {
         self.unsent() == 0 && self.all_executed()

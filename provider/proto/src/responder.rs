@@ -47,7 +47,7 @@ struct Receive {
 /// The message whose frames are arriving.
 #[derive(Clone, Copy, Debug)]
 enum Inbound {
-    Write { total: u32, left: u32 },
+    Write { total: u32, left: u32, next: u64, rkey: u32 },
     Send { receive: Receive, total: u32, left: u32 },
 }
 
@@ -226,7 +226,7 @@ impl Responder {
             }
             let total = if last { frame.len } else { frame.imm };
             let inbound = if frame.op == Op::Write {
-                Inbound::Write { total, left: total }
+                Inbound::Write { total, left: total, next: frame.addr, rkey: frame.rkey }
             } else {
                 let receive = self.receives.front().copied().ok_or(Fatal::Sequence("sends without a receive"))?;
                 if total > receive.len {
@@ -239,7 +239,11 @@ impl Responder {
         }
         let slot = (self.completed % self.capacity.max(1) as u64) as u32;
         let (left, destination) = match (&mut self.inbound, frame.op) {
-            (Some(Inbound::Write { total, left }), Op::Write) => {
+            (Some(Inbound::Write { total, left, next, rkey }), Op::Write) => {
+                if (frame.addr, frame.rkey) != (*next, *rkey) {
+                    return Err(Fatal::Sequence("leaves a gap in a message"));
+                }
+                *next = next.wrapping_add(u64::from(frame.len));
                 let covers = if first { *total } else { frame.len };
                 let destination = Destination::Memory { addr: frame.addr, rkey: frame.rkey, covers };
                 (left, destination)

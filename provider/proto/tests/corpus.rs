@@ -47,7 +47,14 @@ fn seeds() -> Vec<Seed> {
     for op in OPS {
         seeds.push(("frame", format!("{op:?}").to_lowercase(), fuzz::smallest(op)));
     }
-    let full = Frame { flags: Flags::FIRST | Flags::LAST | Flags::IMM, len: 1, imm: 9, ack: 7, credit: 3, ..Frame::new(Op::Send) };
+    let full = Frame {
+        flags: Flags::FIRST | Flags::LAST | Flags::IMM,
+        len: 1,
+        imm: 9,
+        ack: 7,
+        credit: 3,
+        ..Frame::new(Op::Send)
+    };
     seeds.push(("frame", "every-field".into(), full.encode().0.to_vec()));
     for verdict in [Verdict::Accept, Verdict::NotThere, Verdict::Mismatch, Verdict::Version] {
         let mut bytes = hello(verdict).encode().to_vec();
@@ -121,7 +128,8 @@ fn two_frames(op: Op) -> Vec<u8> {
     let offered = fuzz::offered(&fuzz::subject());
     let addr = if op == Op::Write { offered.addr } else { 0 };
     let first = Frame { flags: Flags::FIRST, len: 8, addr, rkey: offered.key, imm: 12, ..Frame::new(op) };
-    let last = Frame { flags: Flags::LAST | Flags::IMM, len: 4, addr: addr + 8, rkey: offered.key, imm: 6, ..Frame::new(op) };
+    let last =
+        Frame { flags: Flags::LAST | Flags::IMM, len: 4, addr: addr + 8, rkey: offered.key, imm: 6, ..Frame::new(op) };
     let mut bytes = vec![3];
     for frame in [first, last] {
         let (header, len) = frame.encode();

@@ -1,7 +1,9 @@
 //! Readable schedules: each a rule of RC, or a symptom that once was seen.
 
 use dmverbs_proto::testing::{End, Pair, Setup, Sge, Side, Wr};
-use dmverbs_proto::{Access, Completion, Limits, MAX_CHUNK, Need, Remote, SendFlags, SendOp, Status, Timing};
+use dmverbs_proto::{
+    Access, Completion, Flags, Frame, Limits, MAX_CHUNK, Need, Op, Remote, SendFlags, SendOp, Status, Timing,
+};
 
 use End::{A, B};
 use Status::{LocLen, LocProt, RemAccess, RemInvReq, RemOp, RetryExc, RnrRetryExc, Success, WrFlush};
@@ -51,6 +53,34 @@ fn a_qp_may_be_connected_to_itself() {
     assert_eq!(net.a.received(), [(9, Success)]);
     assert_eq!(net.a.bytes(target.part(0, 9)), b"to myself");
     assert_eq!(net.a.bytes(room.part(0, 8)), b"hello me");
+}
+
+#[test]
+fn a_qp_connected_to_itself_hears_why_it_refused_itself() {
+    // Its own refusal could not reach it any more, and the request was merely flushed.
+    let mut net = paired(Setup { looped: true, ..Setup::default() });
+    let target = net.a.target(16);
+    net.a.send(0, SendOp::Write(at(target)), b"fine");
+    net.a.send(1, SendOp::Write(Remote { rkey: 0, ..at(target) }), b"bad");
+    net.a.send(2, SendOp::Write(at(target)), b"behind");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, RemAccess), (2, WrFlush)]);
+}
+
+#[test]
+fn a_write_with_a_gap_breaks_the_protocol() {
+    let mut net = Pair::seeded(3);
+    let target = net.a.target(64);
+    let first =
+        Frame { flags: Flags::FIRST, len: 8, addr: target.addr, rkey: target.key, imm: 16, ..Frame::new(Op::Write) };
+    let last = Frame { flags: Flags::LAST, addr: target.addr + 9, imm: 0, ..first };
+    for frame in [first, last] {
+        let (header, len) = frame.encode();
+        net.a.receive(&header[..len]);
+        net.a.receive(&[1; 8]);
+    }
+    assert!(net.a.fatal.is_some());
+    assert_eq!(net.a.bytes(target.part(8, 56)), [0; 56]);
 }
 
 #[test]
@@ -548,7 +578,6 @@ fn nothing_succeeds_after_the_first_error() {
 
 #[test]
 fn receives_posted_during_the_handshake_are_told() {
-    // With one receive in the hello and one more posted since, the second stayed unknown after the first was used.
     let mut net = Pair::unconnected(31, Setup::default());
     net.b.receive_into(0, 8);
     net.connect();

@@ -62,6 +62,11 @@ impl Peer {
         }
     }
 
+    /// Whether the peer of QP `qpn` is that QP.
+    pub(super) fn is_oneself(&self, qpn: u32) -> bool {
+        (self.local_gid, qpn) == (self.remote_gid, self.remote_qpn)
+    }
+
     /// The lower (GID, QP number) dials.
     fn dials(&self, qpn: u32) -> bool {
         (self.local_gid, qpn) < (self.remote_gid, self.remote_qpn)
@@ -156,7 +161,7 @@ impl Turn {
 
     /// The peer is in this process, or is the QP itself: a socket pair connects them.
     fn meet_within(&mut self, progress: &Progress, conn: &Arc<Conn>, peer: &Peer) {
-        if peer.remote_qpn == conn.qpn {
+        if peer.is_oneself(conn.qpn) {
             let credit = conn.lock().engine.credit();
             let hello = peer.hello(conn.qpn, credit);
             match Stream::to_self() {

@@ -241,7 +241,8 @@ impl Progress {
         let mut moved = false;
         for event in events {
             match event.token() {
-                KICK => self.kick.drain(),
+                // The thread's alone: who else took it would let the thread sleep on.
+                KICK => {}
                 LINKS => self.links.on_readable(),
                 token if token & BOOTSTRAP != 0 => {
                     turn.bootstrap_event(self, token & !BOOTSTRAP);
@@ -422,6 +423,9 @@ impl Progress {
         let timeout = (deadline != Tick::MAX).then(|| Duration::from_nanos(deadline.saturating_sub(now)));
         let n = self.epoll.wait(events, timeout).unwrap_or(0);
         self.standby.woke();
+        if events[..n].iter().any(|event| event.token() == KICK) {
+            self.kick.drain();
+        }
         if let Some(mut turn) = self.turn.try_lock() {
             self.dispatch(&mut turn, &events[..n]);
             self.housekeep(&mut turn);

@@ -8,6 +8,7 @@ mod event;
 mod mr;
 mod pd;
 mod qp;
+mod transition;
 mod types;
 mod users;
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use dmverbs_proto::{Access, Tick, Timing, rnr_timer};
 use parking_lot::Mutex;
 
-use super::{AhAttr, Cookie, Cq, Error, Limits, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr};
+use super::{
+    AhAttr, Cookie, Cq, Error, Limits, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr, transition,
+};
 use crate::engine::{Conn, Inner, Peer, Phase};
 
 /// How ibv_create_qp(3) wants a QP.
@@ -92,7 +94,7 @@ impl Qp {
             return Err(Error::Invalid("the QP is not in the state that the caller believes"));
         }
         let to = m.state.unwrap_or(from);
-        check_transition(from, to, m)?;
+        transition::check(from, to, m)?;
         check_values(m)?;
         let mut new = QpAttr { state: to, ..*attr };
         merge(&mut new, m);
@@ -290,6 +292,7 @@ impl Qp {
         }
         drop(turn);
         conn.progress.registry().release(conn);
+        conn.pd.context().events().forget(conn.cookie);
         conn.send_cq.detach();
         conn.recv_cq.detach();
         conn.pd.detach();
@@ -355,42 +358,6 @@ fn merge(attr: &mut QpAttr, m: &QpModify) {
     set(&mut attr.sq_psn, m.sq_psn);
     set(&mut attr.max_dest_rd_atomic, m.max_dest_rd_atomic);
     set(&mut attr.dest_qpn, m.dest_qpn);
-}
-
-/// The table of ibv_modify_qp(3) for RC: which transitions there are, and what they need.
-fn check_transition(from: QpState, to: QpState, m: &QpModify) -> Result<(), Error> {
-    use QpState::{Err as Failed, Init, Reset, Rtr, Rts, Sqd};
-    let need = |there: bool, what: &'static str| if there { Ok(()) } else { Err(Error::Invalid(what)) };
-    match (from, to) {
-        (_, Reset | Failed) | (Init, Init) => Ok(()),
-        (Reset, Init) => {
-            need(m.pkey_index.is_some(), "RESET to INIT needs IBV_QP_PKEY_INDEX")?;
-            need(m.port.is_some(), "RESET to INIT needs IBV_QP_PORT")?;
-            need(m.access.is_some(), "RESET to INIT needs IBV_QP_ACCESS_FLAGS")
-        }
-        (Init, Rtr) => {
-            need(m.ah.is_some(), "INIT to RTR needs IBV_QP_AV")?;
-            need(m.path_mtu.is_some(), "INIT to RTR needs IBV_QP_PATH_MTU")?;
-            need(m.dest_qpn.is_some(), "INIT to RTR needs IBV_QP_DEST_QPN")?;
-            need(m.rq_psn.is_some(), "INIT to RTR needs IBV_QP_RQ_PSN")?;
-            need(m.max_dest_rd_atomic.is_some(), "INIT to RTR needs IBV_QP_MAX_DEST_RD_ATOMIC")?;
-            need(m.min_rnr_timer.is_some(), "INIT to RTR needs IBV_QP_MIN_RNR_TIMER")
-        }
-        (Rtr, Rts) => {
-            need(m.sq_psn.is_some(), "RTR to RTS needs IBV_QP_SQ_PSN")?;
-            need(m.timeout.is_some(), "RTR to RTS needs IBV_QP_TIMEOUT")?;
-            need(m.retry_cnt.is_some(), "RTR to RTS needs IBV_QP_RETRY_CNT")?;
-            need(m.rnr_retry.is_some(), "RTR to RTS needs IBV_QP_RNR_RETRY")?;
-            need(m.max_rd_atomic.is_some(), "RTR to RTS needs IBV_QP_MAX_QP_RD_ATOMIC")
-        }
-        (Rts, Rts | Sqd) | (Sqd, Rts | Sqd) => Ok(()),
-        _ => Err(Error::Invalid("no such transition of QP states")),
-    }?;
-    let rts_only = [m.timeout, m.retry_cnt, m.rnr_retry, m.max_rd_atomic];
-    if to == Rtr && from == Init && (rts_only.iter().any(Option::is_some) || m.sq_psn.is_some()) {
-        return Err(Error::Invalid("INIT to RTR does not take attributes of the send side"));
-    }
-    Ok(())
 }
 
 fn check_values(m: &QpModify) -> Result<(), Error> {

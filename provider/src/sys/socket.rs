@@ -197,7 +197,8 @@ pub(crate) fn nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the length given.
-    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) }).map(drop)
+    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) })
+        .map(drop)
 }
 
 /// Two connected stream sockets within this process.

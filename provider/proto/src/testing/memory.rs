@@ -102,7 +102,8 @@ impl Memory {
 
     fn find(&self, sge: Sge, need: Access) -> Result<(usize, usize), Denied> {
         let index = sge.key.wrapping_sub(FIRST_KEY) as usize;
-        let region = self.regions.get(index).filter(|region| region.live && region.rights.contains(need)).ok_or(Denied)?;
+        let region =
+            self.regions.get(index).filter(|region| region.live && region.rights.contains(need)).ok_or(Denied)?;
         let from = sge.addr.checked_sub(region.addr).ok_or(Denied)?;
         let end = from.checked_add(u64::from(sge.len)).ok_or(Denied)?;
         if end > region.bytes.len() as u64 {

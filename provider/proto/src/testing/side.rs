@@ -240,7 +240,12 @@ impl Side {
                 }
             }
             Incoming::AtomicResult { slot, before } => {
-                self.store(&self.sends[slot as usize].clone(), Origin::Response, Access::LOCAL_WRITE, &before.to_ne_bytes());
+                self.store(
+                    &self.sends[slot as usize].clone(),
+                    Origin::Response,
+                    Access::LOCAL_WRITE,
+                    &before.to_ne_bytes(),
+                );
             }
         }
     }

@@ -229,7 +229,8 @@ impl Oracle {
             match op.wr.op {
                 SendOp::Read(from) => {
                     let here = from.addr.wrapping_sub(self.targets[peer as usize].addr) as usize;
-                    let now = if op.len == 0 { &[] } else { &self.mirrors[peer as usize][here..here + op.len as usize] };
+                    let now =
+                        if op.len == 0 { &[] } else { &self.mirrors[peer as usize][here..here + op.len as usize] };
                     direction.check_read(i, from.addr, &got, now);
                 }
                 _ => assert_eq!(got, op.before.unwrap().to_ne_bytes(), "{op:?} of {end:?} got something else"),
@@ -249,7 +250,11 @@ impl Oracle {
                 self.check_success(pair, end, i);
             }
             let direction = &self.directions[end as usize];
-            assert_eq!(direction.receptions.completed, direction.receives.len(), "receives for {end:?} never completed");
+            assert_eq!(
+                direction.receptions.completed,
+                direction.receives.len(),
+                "receives for {end:?} never completed"
+            );
             let memory = pair.side(end).memory.read(self.targets[end as usize], Access::empty());
             if let Ok(memory) = memory {
                 assert!(memory == self.mirrors[end as usize], "memory of {end:?} is not what the model says");
@@ -447,7 +452,8 @@ impl Direction {
         if opcode == WcOpcode::Recv && op.len <= MAX_CHUNK {
             let memory = &pair.side(end).memory;
             let sges = &self.receives[n].sges;
-            let got: Vec<u8> = sges.iter().flat_map(|&sge| memory.read(sge, Access::empty()).unwrap_or(&[])).copied().collect();
+            let got: Vec<u8> =
+                sges.iter().flat_map(|&sge| memory.read(sge, Access::empty()).unwrap_or(&[])).copied().collect();
             assert!(got.get(..op.data.len()).is_none_or(|got| got == op.data), "{completion:?} shows wrong bytes");
         }
     }

@@ -354,7 +354,11 @@ impl Schedule {
             // Who waits for a receive has no deadline where it waits for ever; the stream's own keep-alive ends that.
             for &end in self.pair.ends() {
                 let engine = &self.pair.side(end).engine;
-                assert!(engine.is_starved() || engine.unsent() + engine.in_flight() == 0, "no deadline: {:#?}", self.pair);
+                assert!(
+                    engine.is_starved() || engine.unsent() + engine.in_flight() == 0,
+                    "no deadline: {:#?}",
+                    self.pair
+                );
             }
             self.pair.cut(0);
             self.settle();
