@@ -292,7 +292,7 @@ impl<T: Copy> Slots<T> {
         let capacity = capacity.next_power_of_two();
         let mut slots = Vec::new();
         slots.try_reserve_exact(capacity)?;
-        // Nothing is written here, and pages that were never written take no memory.
+        // Optimised, this writes nothing, and pages that were never written take no memory.
         slots.extend(std::iter::repeat_with(|| UnsafeCell::new(MaybeUninit::uninit())).take(capacity));
         Ok(Slots(slots.into_boxed_slice()))
     }

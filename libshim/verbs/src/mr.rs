@@ -60,6 +60,12 @@ entry! {
         if flags == 0 || flags & !IBV_REREG_MR_FLAGS_SUPPORTED != 0 {
             return Err(Errno::invalid("`flags` holds nothing, or something unknown"));
         }
+        if flags & IBV_REREG_MR_CHANGE_TRANSLATION != 0 && (length == 0 || addr.is_null()) {
+            return Err(Errno::invalid("a new translation needs an address and a length"));
+        }
+        if flags & IBV_REREG_MR_CHANGE_ACCESS == 0 && access != 0 {
+            return Err(Errno::invalid("`access` is given without IBV_REREG_MR_CHANGE_ACCESS"));
+        }
         let new_pd = (flags & IBV_REREG_MR_CHANGE_PD != 0).then_some(pd);
         let new_pd = match new_pd {
             Some(None) => return Err(Errno::misuse("`pd` is NULL")),

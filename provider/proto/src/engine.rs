@@ -533,7 +533,7 @@ impl Engine {
         self.fail(Some(status));
     }
 
-    /// Bytes of the current frame's payload have moved, though not all.
+    /// A sign of life that is no whole frame: part of a payload has come, or a stream that was full takes bytes again.
     pub fn on_moved(&mut self) {
         self.moved = true;
     }
@@ -607,7 +607,8 @@ impl Engine {
     /// Time passes. Gives the time of the next call, if one is needed; without one, requests have no deadline until
     /// [`Engine::wants_tick`] says so again.
     ///
-    /// The stall of a peer is seen between one and two budgets after it began, since movement is noted and not timed.
+    /// The stall of a peer is seen between one and one and a quarter budgets after it began: movement is noted, not
+    /// timed, and looked at four times a budget.
     pub fn on_tick(&mut self, now: Tick) -> Option<Tick> {
         if self.state == State::Failed {
             return None;
@@ -624,7 +625,7 @@ impl Engine {
                 self.fail(Some(Status::RetryExc));
                 return None;
             }
-            next = Some(since + budget);
+            next = Some((since + budget).min(now + (budget / 4).max(1)));
         }
         let fed = core::mem::take(&mut self.requester.fed);
         if !self.requester.starved {

@@ -10,8 +10,12 @@ use dmverbs_proto::{Access, Flags, Frame, Hello, Op, Remote, SendFlags, SendOp, 
 
 #[test]
 fn the_corpus_breaks_nothing() {
-    let targets: [(&str, fn(&[u8])); 3] = [("engine", fuzz::engine), ("frame", fuzz::frame), ("hello", fuzz::hello)];
-    for (name, run) in targets {
+    for name in ["engine", "frame", "hello"] {
+        let run = match name {
+            "engine" => fuzz::engine,
+            "frame" => fuzz::frame,
+            _ => fuzz::hello,
+        };
         let mut files = 0;
         for entry in fs::read_dir(corpus().join(name)).unwrap() {
             let path = entry.unwrap().path();

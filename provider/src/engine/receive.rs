@@ -179,8 +179,8 @@ impl Conn {
                     Destination::Memory { addr, rkey, covers } => {
                         match self.target(inner, rkey, addr, covers, Access::REMOTE_WRITE) {
                             Ok(span) => Place::Memory(span),
-                            Err(_) => {
-                                self.turn_down(inner, Refusal::Access);
+                            Err(refusal) => {
+                                self.turn_down(inner, refusal);
                                 return Ok(());
                             }
                         }
@@ -206,18 +206,20 @@ impl Conn {
                         inner.reads[slot] = Some(span);
                         inner.engine.on_read(len);
                     }
-                    Err(_) => self.turn_down(inner, Refusal::Access),
+                    Err(refusal) => self.turn_down(inner, refusal),
                 }
             }
             Incoming::Atomic { op, addr, rkey } => {
-                let before = self.target(inner, rkey, addr, 8, Access::REMOTE_ATOMIC).and_then(|span| match op {
-                    AtomicOp::CompareSwap { compare, swap } => span.compare_swap(0, compare, swap),
-                    AtomicOp::FetchAdd { add } => span.fetch_add(0, add),
+                let before = self.target(inner, rkey, addr, 8, Access::REMOTE_ATOMIC).and_then(|span| {
+                    let before = match op {
+                        AtomicOp::CompareSwap { compare, swap } => span.compare_swap(0, compare, swap),
+                        AtomicOp::FetchAdd { add } => span.fetch_add(0, add),
+                    };
+                    before.map_err(refusal)
                 });
                 match before {
                     Ok(before) => inner.engine.on_atomic(before),
-                    Err(AccessError::Unaligned) => self.turn_down(inner, Refusal::Invalid),
-                    Err(_) => self.turn_down(inner, Refusal::Access),
+                    Err(refusal) => self.turn_down(inner, refusal),
                 }
             }
             Incoming::AtomicResult { slot, before } => {
@@ -231,12 +233,14 @@ impl Conn {
         Ok(())
     }
 
-    /// Memory that the peer names: its key, rights and range, and the QP's rights.
-    fn target(&self, inner: &mut Inner, rkey: u32, addr: u64, len: u32, need: Access) -> Result<Span, AccessError> {
+    /// Memory that the peer names. An operation that the QP does not allow is an invalid request, whatever its key;
+    /// the rest is a matter of key, range and rights.
+    fn target(&self, inner: &mut Inner, rkey: u32, addr: u64, len: u32, need: Access) -> Result<Span, Refusal> {
         if !inner.access.contains(need) {
-            return Err(AccessError::Denied);
+            return Err(Refusal::Invalid);
         }
-        mem::target(&mut inner.named, rkey, addr, u64::from(len), need, self.pd.id())
+        let target = mem::target(&mut inner.named, rkey, addr, u64::from(len), need, self.pd.id());
+        target.map_err(refusal)
     }
 
     /// Copies staged payload into its place. False if the place is gone: the request is refused.
@@ -295,5 +299,13 @@ impl Conn {
             link.inbox.discard = true;
             link.inbox.placing = None;
         }
+    }
+}
+
+/// What the peer hears of memory that it may not touch.
+fn refusal(error: AccessError) -> Refusal {
+    match error {
+        AccessError::Unaligned => Refusal::Invalid,
+        AccessError::Denied | AccessError::Fault | AccessError::NoKey | AccessError::OutOfRange => Refusal::Access,
     }
 }

@@ -67,10 +67,11 @@ pub(crate) fn register_host(addr: u64, len: u64, iova: u64, access: Access, pd: 
     keys().insert(|key| Region::new(key, addr, len, iova, access, pd, None))
 }
 
-/// Registers a dma-buf, or any file of memory, that can be mapped.
+/// Registers a dma-buf that can be mapped.
 ///
 /// # Errors
-/// `EBADF` for a file descriptor that is not open, [`Error::NotSupported`] for one that cannot be mapped.
+/// `EBADF` for a file descriptor that is not open, [`Error::Invalid`] for one that is no dma-buf,
+/// [`Error::NotSupported`] for one that cannot be mapped.
 pub(crate) fn register_dmabuf(
     fd: RawFd,
     offset: u64,
@@ -91,6 +92,9 @@ pub(crate) fn register_dmabuf(
     let write = access.intersects(Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_ATOMIC);
     // SAFETY: `fd` is not negative; if it is not open, the calls below say so.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if !mman::is_dmabuf(fd)? {
+        return Err(Error::Invalid("the file is no dma-buf"));
+    }
     let mapping = Mapping::new(fd, offset - skip, size, write).map_err(|e| match e.raw_os_error() {
         Some(libc::ENODEV | libc::EACCES | libc::EOPNOTSUPP) => Error::NotSupported,
         _ => Error::Io(e),

@@ -383,9 +383,9 @@ fn check_values(m: &QpModify) -> Result<(), Error> {
     Ok(())
 }
 
-/// Times of the QP: 4.096 µs · 2^timeout · (retry_cnt + 1), and half as much again for a peer in software.
+/// Times of the QP: 4.096 µs · 2^timeout · (retry_cnt + 1), and as much again for a peer in software, which shares its processors.
 fn timing(attr: &QpAttr) -> Timing {
-    let retry = (attr.timeout != 0).then(|| (4096 << attr.timeout) * (Tick::from(attr.retry_cnt) + 1) * 3 / 2);
+    let retry = (attr.timeout != 0).then(|| (4096 << attr.timeout) * (Tick::from(attr.retry_cnt) + 1) * 2);
     Timing {
         retry,
         rnr_retry: attr.rnr_retry,

@@ -61,6 +61,20 @@ pub(crate) fn copy_out(addr: u64, len: usize, target: &mut Vec<u8>) -> io::Resul
     result.and(Err(io::Error::from_raw_os_error(libc::EFAULT)))
 }
 
+/// Whether a file is a dma-buf; statfs(2).
+///
+/// # Errors
+/// EBADF if it is not open.
+pub(crate) fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// DMA_BUF_MAGIC of linux/magic.h.
+    const MAGIC: i64 = 0x444d_4142;
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `stat` has room for a struct statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: fstatfs(2) has filled it.
+    Ok(unsafe { stat.assume_init() }.f_type == MAGIC)
+}
+
 /// A shared mapping of a file.
 #[derive(Debug)]
 pub(crate) struct Mapping {

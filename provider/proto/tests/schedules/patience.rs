@@ -1,0 +1,214 @@
+//! What waits: for the peer, for receives, for acks and for deadlines.
+
+use super::*;
+
+#[test]
+fn acks_wait_for_company_but_not_for_ever() {
+    let mut net = Pair::seeded(4);
+    let target = net.b.target(1 << 20);
+    for id in 0..16 {
+        assert_eq!(net.b.engine.need(), if id == 0 { Need::Nothing } else { Need::Lazy });
+        net.a.send(id, SendOp::Write(at(target)), b"small");
+        net.a.transmit(usize::MAX);
+        net.deliver(A, usize::MAX);
+    }
+    assert_eq!(net.b.engine.need(), Need::Now);
+    net.settle();
+    net.a.send(16, SendOp::Write(at(target)), &pattern(1 << 20));
+    net.a.transmit(usize::MAX);
+    net.deliver(A, usize::MAX);
+    assert_eq!(net.b.engine.need(), Need::Now);
+}
+
+#[test]
+fn a_receive_is_urgent_only_for_a_peer_that_knows_of_none() {
+    let mut net = Pair::seeded(4);
+    net.b.receive_into(0, 8);
+    assert_eq!(net.b.engine.need(), Need::Now);
+    net.settle();
+    net.b.receive_into(1, 8);
+    assert_eq!(net.b.engine.need(), Need::Nothing, "as many are known as are not");
+    net.b.receive_into(2, 8);
+    assert_eq!(net.b.engine.need(), Need::Lazy);
+}
+
+#[test]
+fn a_request_before_the_connection_waits_for_it() {
+    // It counted as starved of receives, and failed as such within milliseconds.
+    let timing = Timing { rnr_retry: 0, ..Setup::default().timing };
+    let mut net = Pair::unconnected(19, Setup { timing, ..Setup::default() });
+    net.b.receive_into(0, 8);
+    net.a.send(0, SendOp::Send, b"early");
+    net.a.transmit(usize::MAX);
+    for _ in 0..90 {
+        net.tick(10 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    net.connect();
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+}
+
+#[test]
+fn a_connection_that_never_comes_is_a_lost_peer() {
+    let mut net = Pair::unconnected(20, Setup::default());
+    net.a.send(0, SendOp::Send, b"nobody");
+    for _ in 0..21 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+    net.settle();
+}
+
+#[test]
+fn a_paused_qp_holds_back_what_has_not_begun_and_has_no_deadline() {
+    // Requests held back counted as unanswered.
+    let mut net = Pair::seeded(21);
+    let target = net.b.target(8);
+    net.a.send(0, SendOp::Write(at(target)), b"goes out");
+    net.a.transmit(usize::MAX);
+    net.a.engine.set_paused(true);
+    net.a.send(1, SendOp::Write(at(target)), b"does not");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+    assert!(net.a.engine.is_drained());
+    for _ in 0..100 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    net.a.engine.set_paused(false);
+    net.settle();
+    assert_eq!(net.a.statuses(), [(1, Success)]);
+}
+
+#[test]
+fn a_sender_without_receive_gives_up_after_its_rnr_budget() {
+    let timing = Timing { rnr_retry: 2, ..Setup::default().timing };
+    let mut net = paired(Setup { timing, rnr_timer: 10 * MS as u32, ..Setup::default() });
+    net.a.send(0, SendOp::Send, b"nobody waits");
+    net.settle();
+    for _ in 0..19 {
+        net.tick(MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    for _ in 0..19 {
+        net.tick(MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RnrRetryExc)]);
+}
+
+#[test]
+fn a_receive_now_and_then_keeps_a_sender_patient() {
+    // The clock went on from the first shortage, although each was a short one.
+    let timing = Timing { rnr_retry: 2, ..Setup::default().timing };
+    let mut net = paired(Setup { timing, rnr_timer: 10 * MS as u32, ..Setup::default() });
+    for id in 0..20 {
+        net.a.send(id, SendOp::Send, b"one more");
+    }
+    for id in 0..20 {
+        net.settle();
+        for _ in 0..15 {
+            net.tick(MS);
+        }
+        net.b.receive_into(id, 8);
+        net.settle();
+        assert_eq!(net.a.statuses(), [(id, Success)]);
+    }
+}
+
+#[test]
+fn a_slow_answer_does_not_count_as_a_missing_receive() {
+    // The READ failed, with the status of the SEND behind it.
+    let timing = Timing { rnr_retry: 0, ..Setup::default().timing };
+    let mut net = paired(Setup { timing, ..Setup::default() });
+    let target = net.b.target(8);
+    net.a.send(0, SendOp::Read(at(target)), &[0; 8]);
+    net.a.send(1, SendOp::Send, b"later");
+    net.a.transmit(usize::MAX);
+    for _ in 0..50 {
+        net.tick(10 * MS);
+    }
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+}
+
+#[test]
+fn a_long_message_is_acknowledged_on_its_way() {
+    // The receiver of a long message over a slow link was taken for lost; and wanted to send an ack that it never sent.
+    let mut net = Pair::seeded(24);
+    let data = pattern(16 << 20);
+    let target = net.b.target(data.len() as u32);
+    net.a.send(0, SendOp::Write(at(target)), &data);
+    net.a.transmit(usize::MAX);
+    while net.deliver(A, 1 << 20) > 0 {
+        net.b.transmit_if_needed(usize::MAX);
+        assert_eq!(net.b.engine.need(), Need::Nothing);
+        net.deliver(B, usize::MAX);
+        net.tick(600 * MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+}
+
+#[test]
+fn a_silent_peer_is_noticed_within_twice_the_budget() {
+    let mut net = Pair::seeded(25);
+    let target = net.b.target(8);
+    net.a.send(0, SendOp::Write(at(target)), b"into the");
+    net.a.transmit(usize::MAX);
+    for _ in 0..9 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    for _ in 0..12 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+}
+
+#[test]
+fn a_silent_peer_is_noticed_though_requests_keep_coming() {
+    // Each request that went into the black hole counted as progress.
+    let mut net = Pair::seeded(26);
+    let target = net.b.target(8);
+    for id in 0..40 {
+        net.a.send(id, SendOp::Write(at(target)), b"hole");
+        net.a.transmit(usize::MAX);
+        net.tick(100 * MS);
+        if net.a.engine.has_failed() {
+            assert!((10..22).contains(&id), "noticed after {id}00 ms");
+            return;
+        }
+    }
+    panic!("never noticed");
+}
+
+#[test]
+fn a_slow_reader_is_no_lost_peer() {
+    let mut net = Pair::seeded(27);
+    let data = pattern(8 << 20);
+    let target = net.b.target(data.len() as u32);
+    net.a.send(0, SendOp::Write(at(target)), &data);
+    // The stream holds a chunk at most, and takes a byte now and then.
+    for _ in 0..20 {
+        net.a.transmit(MAX_CHUNK as usize);
+        net.deliver(A, 300 << 10);
+        net.tick(900 * MS);
+        assert_eq!(net.a.statuses(), []);
+    }
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+}
+
+#[test]
+fn receives_posted_during_the_handshake_are_told() {
+    let mut net = Pair::unconnected(31, Setup::default());
+    net.b.receive_into(0, 8);
+    net.connect();
+    net.b.receive_into(1, 8);
+    net.a.send(0, SendOp::Send, b"one");
+    net.a.send(1, SendOp::Send, b"two");
+    net.a.transmit(usize::MAX);
+    net.deliver(A, usize::MAX);
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, Success)]);
+}

@@ -1,0 +1,128 @@
+//! What works: every operation, in order, once.
+
+use super::*;
+
+#[test]
+fn a_write_is_placed_and_completes_once() {
+    let mut net = Pair::seeded(1);
+    let target = net.b.target(64);
+    net.a.send(0, SendOp::Write(at(target)), b"sixteen bytes ok");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+    assert_eq!(net.b.bytes(target.part(0, 16)), b"sixteen bytes ok");
+}
+
+#[test]
+fn a_message_of_several_chunks_is_one_completion() {
+    let mut net = Pair::seeded(2);
+    let data = pattern(2 * MAX_CHUNK as usize + 5);
+    let room = net.b.receive_into(7, data.len() as u32);
+    net.a.send(0, SendOp::SendImm(0xabcd), &data);
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+    assert_eq!(net.b.received(), [(7, Success)]);
+    assert!(net.b.bytes(room) == data);
+}
+
+#[test]
+fn a_header_may_arrive_byte_by_byte() {
+    let mut net = Pair::seeded(3);
+    let target = net.b.target(8);
+    net.a.send(0, SendOp::FetchAdd { at: at(target), add: 5 }, &[0; 8]);
+    net.a.transmit(usize::MAX);
+    while net.deliver(A, 1) > 0 {}
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+    assert_eq!(net.b.bytes(target), 5u64.to_ne_bytes());
+}
+
+#[test]
+fn a_qp_may_be_connected_to_itself() {
+    let mut net = paired(Setup { looped: true, ..Setup::default() });
+    let (target, room) = (net.a.target(16), net.a.receive_into(9, 16));
+    net.a.send(0, SendOp::Write(at(target)), b"to myself");
+    net.a.send(1, SendOp::Send, b"hello me");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, Success)]);
+    assert_eq!(net.a.received(), [(9, Success)]);
+    assert_eq!(net.a.bytes(target.part(0, 9)), b"to myself");
+    assert_eq!(net.a.bytes(room.part(0, 8)), b"hello me");
+}
+
+#[test]
+fn counters_wrap() {
+    let mut net = paired(Setup { counters: u32::MAX - 2, ..Setup::default() });
+    for id in 0..8 {
+        net.b.receive_into(id, 8);
+        net.a.send(id, SendOp::Send, b"over");
+        net.settle();
+        assert_eq!(net.a.statuses(), [(id, Success)]);
+        assert_eq!(net.b.received(), [(id, Success)]);
+    }
+}
+
+#[test]
+fn a_send_without_a_receive_holds_up_no_answer() {
+    let mut net = Pair::seeded(4);
+    let (source, target) = (net.a.target(8), net.b.target(8));
+    net.a.send(0, SendOp::Send, b"nobody waits");
+    net.b.send(0, SendOp::Read(at(source)), &[0; 8]);
+    net.b.send(1, SendOp::Write(at(source)), b"and more");
+    net.a.send(1, SendOp::Write(at(target)), b"later");
+    net.settle();
+    assert_eq!(net.b.statuses(), [(0, Success), (1, Success)]);
+    assert_eq!(net.a.statuses(), []);
+    assert_eq!(net.b.bytes(target), [0; 8], "a request overtook another");
+    net.b.receive_into(0, 64);
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, Success)]);
+}
+
+#[test]
+fn a_fenced_request_waits_for_reads() {
+    let mut net = Pair::seeded(5);
+    let target = net.b.target(8);
+    let landing = net.a.send(0, SendOp::Read(at(target)), &[9; 8]);
+    net.a.send_with(1, SendOp::Write(at(target)), SendFlags::FENCE | SendFlags::SIGNALED, b"too soon");
+    net.a.transmit(usize::MAX);
+    while net.deliver(A, usize::MAX) > 0 {}
+    assert_eq!(net.b.bytes(target), [0; 8]);
+    net.settle();
+    assert_eq!(net.a.bytes(landing), [0; 8]);
+    assert_eq!(net.b.bytes(target), b"too soon");
+}
+
+#[test]
+fn a_signaled_request_retires_unsignaled_ones() {
+    let mut net = Pair::seeded(6);
+    let target = net.b.target(8);
+    net.a.send_with(0, SendOp::Write(at(target)), SendFlags::empty(), b"1");
+    net.a.send_with(1, SendOp::Write(at(target)), SendFlags::empty(), b"2");
+    net.a.send(2, SendOp::Write(at(target)), b"3");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(2, Success)]);
+    assert_eq!(net.a.engine.send_room(), 64);
+}
+
+#[test]
+fn a_key_is_invalidated_in_its_turn() {
+    let mut net = Pair::seeded(18);
+    let (target, spare) = (net.b.target(8), net.a.target(8));
+    net.a.send(0, SendOp::Write(at(target)), b"first");
+    net.a.send(1, SendOp::LocalInv(spare.key), &[]);
+    net.a.send(2, SendOp::Write(at(target)), b"last");
+    net.a.send(3, SendOp::LocalInv(spare.key), &[]);
+    net.a.transmit(usize::MAX);
+    assert!(net.a.memory.check(spare, Access::empty()).is_ok(), "invalidated before its turn");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, Success), (2, Success), (3, LocProt)]);
+}
+
+#[test]
+fn a_queue_of_no_length_takes_nothing() {
+    // The question for the next slot divided by zero.
+    let mut net = paired(Setup { limits: Limits { send_wr: 0, recv_wr: 0 }, ..Setup::default() });
+    assert_eq!((net.a.engine.send_room(), net.a.engine.recv_room()), (0, 0));
+    assert_eq!((net.a.engine.next_send_slot(), net.a.engine.next_recv_slot()), (0, 0));
+    net.settle();
+}
