@@ -87,13 +87,9 @@ static void region(const char *what, enum ibv_wr_opcode op, struct ibv_pd *pd, i
 	pair_make(&a, &b, &usual);
 	mr = ibv_reg_mr(pd ? pd : b.pd, b.buf, 4096, access);
 	need(mr);
-	/* The pair, and with it the memory, goes before the region, which nobody uses any more. */
-	struct ask request = { .op = op, .len = 8, .rkey = mr->rkey };
-
 	fill(a.buf, 64, 1);
 	post_recv(&b, 21, 0, 32);
-	request.id = 2;
-	ask(&a, request);
+	ask(&a, (struct ask){ .id = 2, .op = op, .len = 8, .rkey = mr->rkey });
 	say("%s", what);
 	show_next("  requester", a.send_cq);
 	show_next("  responder", b.recv_cq);
@@ -108,8 +104,10 @@ static void rights(void)
 	struct ibv_pd *other = ibv_alloc_pd(device);
 
 	need(other);
-	region("write without the region's right", IBV_WR_RDMA_WRITE, NULL, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
-	region("read without the region's right", IBV_WR_RDMA_READ, NULL, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+	region("write without the region's right", IBV_WR_RDMA_WRITE, NULL,
+	       IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ);
+	region("read without the region's right", IBV_WR_RDMA_READ, NULL,
+	       IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
 	region("atomic without the region's right", IBV_WR_ATOMIC_CMP_AND_SWP, NULL,
 	       IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ);
 	region("write to a region of another domain", IBV_WR_RDMA_WRITE, other, REMOTE_ALL);

@@ -51,8 +51,10 @@ void rig_open(int argc, char **argv)
 	for (int i = 0; list[i] && !device; i++)
 		usable(list[i], wanted);
 	ibv_free_device_list(list);
-	if (!device)
-		skip(wanted ? "the device asked for is not there, or not active" : "no device is active");
+	if (!device) {
+		say(wanted ? "the device asked for is not there, or not active" : "no device is active");
+		exit(1);
+	}
 	gid_index = index ? atoi(index) : 0;
 	need(ibv_query_gid(device, 1, gid_index, &gid) == 0);
 }

@@ -98,7 +98,8 @@ extern int gid_index;
 
 /*
  * Opens the device named by the first argument or by VERBS_TEST_DEVICE, else
- * the first whose port 1 is active; ends with "skip" where there is none.
+ * the first whose port 1 is active. Where there is none the program fails: a
+ * provider that offers no device must not pass for one that works.
  * VERBS_TEST_GID is the index of the GID to use, 0 if unset.
  */
 void rig_open(int argc, char **argv);
@@ -178,6 +179,7 @@ int errno_if(bool failed);
  * and it is `other`, gives what is wanted, and says so on stderr.
  */
 int lenient(int error, int other, int wanted);
+/* Ends the program, which is then counted as skipped. */
 __attribute__((noreturn)) void skip(const char *why);
 __attribute__((noreturn)) void broken(const char *file, int line, const char *what);
 

@@ -37,6 +37,25 @@ static void timed(void)
 	pair_drop(&a, &b);
 }
 
+/* A deadline that nothing but time brings about must not be missed, however often one is set. */
+static void often(void)
+{
+	struct setup setup = usual;
+	bool right = true;
+
+	setup.rnr_retry = 1;
+	setup.min_rnr_timer = 22;
+	for (int i = 0; i < 100; i++) {
+		struct end a, b;
+
+		pair_make(&a, &b, &setup);
+		ask(&a, (struct ask){ .id = 1, .op = IBV_WR_SEND, .len = 8 });
+		right = right && poll_one(a.send_cq).status == IBV_WC_RNR_RETRY_EXC_ERR;
+		pair_drop(&a, &b);
+	}
+	yes("100 queue pairs, one after the other, give up", right);
+}
+
 static void late(const char *what, uint8_t retries, uint8_t timer, enum ibv_wr_opcode op)
 {
 	struct setup setup = usual;
@@ -88,6 +107,7 @@ int main(int argc, char **argv)
 	never("2 retries", 2, IBV_WR_SEND);
 	never("no retries of a write with immediate data", 0, IBV_WR_RDMA_WRITE_WITH_IMM);
 	timed();
+	often();
 	late("retries for ever, and a receive posted late", 7, 12, IBV_WR_SEND);
 	late("6 retries of a long timer, and a receive posted late", 6, 28, IBV_WR_SEND_WITH_IMM);
 	starved();

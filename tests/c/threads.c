@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Every verb may be called by any thread: many threads on queue pairs of their own, on one, on one completion queue. */
+/* Every verb may be called by any thread: on queue pairs of its own, on a common one, on a common completion queue. */
 #include "rig.h"
 
 #include <pthread.h>

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
+use dmverbs_tests::programs;
 
 use crate::build::cargo;
 use crate::regen;
@@ -63,7 +64,8 @@ fn deny() -> Result<Tally> {
 fn unit() -> Result<Tally> {
     // Some tests start the release build, as users do.
     build::release()?;
-    count(cargo()?.args(["test", "--workspace", "--no-fail-fast"]))
+    // The output of tests that pass says which of them could not run here.
+    count(cargo()?.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
 }
 
 fn sim() -> Result<Tally> {
@@ -78,7 +80,8 @@ fn loom() -> Result<Tally> {
 
 fn c() -> Result<Tally> {
     build::release()?;
-    count(Command::new(Path::new("tests/c/run.sh")).current_dir(root()?))
+    let prefix = format!("{} run --", programs::dmverbs()?.display());
+    count(Command::new(Path::new("tests/c/run.sh")).current_dir(root()?).env("TESTS_C_PREFIX", prefix))
 }
 
 fn clients() -> Result<Tally> {

@@ -1,5 +1,5 @@
-//! Models of the provider's lock-free parts: loom runs them under every interleaving, and every value that a weak
-//! memory lets an atomic have.
+//! Models of the provider's lock-free parts: loom runs them under the interleavings that take up to three preemptions,
+//! and lets an atomic have every value that a weak memory could show.
 //!
 //! The modules are the provider's own files, compiled against the `sync` of this crate.
 
@@ -30,7 +30,7 @@ fn main() {
 
 fn explore(model: fn()) {
     let mut builder = loom::model::Builder::new();
-    // Known bugs of such code show with two preemptions; more than this takes minutes.
+    // More takes many minutes; a wrong ordering or a lost wake-up shows with two or three.
     builder.preemption_bound = Some(PREEMPTIONS);
     builder.check(model);
 }

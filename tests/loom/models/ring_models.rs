@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use loom::sync::Arc;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use crate::Model;
 use crate::ring::{Notify, Pushed, Ring};
@@ -20,28 +20,32 @@ pub(crate) const ALL: &[Model] = &[
 
 fn two_producers() {
     let ring = ring(4);
-    let producers = [10, 20].map(|base| {
-        let ring = ring.clone();
-        thread::spawn(move || {
-            push(&ring, &[base]);
-            push(&ring, &[base + 1]);
+    let [a, b] = [10, 20].map(|base| {
+        beside(&ring, move |ring| {
+            push(ring, &[base]);
+            push(ring, &[base + 1]);
         })
     });
-    let mut popped = [pop(&ring, 1), pop(&ring, 4)].concat();
-    producers.into_iter().for_each(|producer| producer.join().unwrap());
-    popped.extend(pop(&ring, 4));
-    assert_each_in_order(&popped, &[&[10, 11], &[20, 21]]);
+    let consumer = beside(&ring, |ring| [pop(ring, 1), pop(ring, 4)].concat());
+    a.join().unwrap();
+    b.join().unwrap();
+    let popped = [consumer.join().unwrap(), pop(&ring, 4)].concat();
+    for items in [[10, 11], [20, 21]] {
+        let own: Vec<_> = popped.iter().copied().filter(|item| items.contains(item)).collect();
+        assert_eq!(own, items);
+    }
+    assert_eq!(popped.len(), 4);
 }
 
 fn two_consumers() {
     let ring = ring(4);
-    let consumers = [1, 2].map(|max| {
-        let ring = ring.clone();
-        thread::spawn(move || pop(&ring, max))
+    let consumers = [1, 2].map(|max| beside(&ring, move |ring| pop(ring, max)));
+    let producer = beside(&ring, |ring| {
+        push(ring, &[1]);
+        push(ring, &[2, 3]);
     });
-    push(&ring, &[1]);
-    push(&ring, &[2, 3]);
     let [a, b] = consumers.map(|consumer| consumer.join().unwrap());
+    producer.join().unwrap();
     assert!(a.is_sorted() && b.is_sorted());
     let mut all = [a, b, pop(&ring, 4)].concat();
     all.sort_unstable();
@@ -51,30 +55,22 @@ fn two_consumers() {
 fn resize() {
     let ring = ring(2);
     push(&ring, &[1]);
-    let producer = {
-        let ring = ring.clone();
-        thread::spawn(move || push(&ring, &[2]))
-    };
-    let resizer = {
-        let ring = ring.clone();
-        thread::spawn(move || ring.resize(4).unwrap())
-    };
-    let first = pop(&ring, 4);
+    let producer = beside(&ring, |ring| push(ring, &[2]));
+    let resizer = beside(&ring, |ring| ring.resize(4).unwrap());
+    let consumer = beside(&ring, |ring| pop(ring, 4));
     producer.join().unwrap();
     resizer.join().unwrap();
     push(&ring, &[3, 4]);
-    assert_eq!([first, pop(&ring, 4)].concat(), [1, 2, 3, 4]);
+    assert_eq!([consumer.join().unwrap(), pop(&ring, 4)].concat(), [1, 2, 3, 4]);
 }
 
 fn reuse() {
     let ring = ring(2);
     push(&ring, &[1, 2]);
-    let consumer = {
-        let ring = ring.clone();
-        thread::spawn(move || [pop(&ring, 1), pop(&ring, 2)].concat())
-    };
-    let pushed = ring.push(&[3], |_| false);
+    let consumer = beside(&ring, |ring| [pop(ring, 1), pop(ring, 2)].concat());
+    let producer = beside(&ring, |ring| ring.push(&[3], |_| false));
     let mut popped = consumer.join().unwrap();
+    let pushed = producer.join().unwrap();
     popped.extend(pop(&ring, 4));
     if pushed.overflowed {
         assert_eq!(popped, [1, 2]);
@@ -86,42 +82,43 @@ fn reuse() {
 fn overflow() {
     let ring = ring(2);
     push(&ring, &[1]);
-    let producer = {
-        let ring = ring.clone();
-        thread::spawn(move || assert!(ring.push(&[2, 3], |_| false).overflowed))
-    };
+    let producer = beside(&ring, |ring| ring.push(&[2, 3], |_| false));
     // As Cq::poll does: the queue is looked at after its death is known.
-    if ring.is_dead() {
-        assert_eq!(pop(&ring, 4), [1, 2]);
+    let poller = beside(&ring, |ring| ring.is_dead().then(|| pop(ring, 4)));
+    assert!(producer.join().unwrap().overflowed);
+    if let Some(popped) = poller.join().unwrap() {
+        assert_eq!(popped, [1, 2]);
     }
-    producer.join().unwrap();
     assert_eq!(ring.push(&[4], |_| false), Pushed::default());
 }
 
 fn arm_then_poll() {
     let ring = ring(4);
-    let producer = {
-        let ring = ring.clone();
-        thread::spawn(move || [ring.push(&[1], |_| false), ring.push(&[2], |_| false)].map(|pushed| pushed.notify))
-    };
-    let before = pop(&ring, 4);
-    ring.notify(Notify::Next);
-    let after = pop(&ring, 4);
-    let told = producer.join().unwrap();
-    let seen = before.len() + after.len();
-    let told = told.into_iter().filter(|told| *told).count();
+    let producer =
+        beside(&ring, |ring| [ring.push(&[1], |_| false), ring.push(&[2], |_| false)].map(|pushed| pushed.notify));
+    let consumer = beside(&ring, |ring| {
+        let before = pop(ring, 4);
+        ring.notify(Notify::Next);
+        before.len() + pop(ring, 4).len()
+    });
+    let told = producer.join().unwrap().into_iter().filter(|told| *told).count();
+    let seen = consumer.join().unwrap();
     assert!(told == 1 || (told == 0 && seen == 2), "{seen} seen, {told} told");
 }
 
 fn told_once() {
     let ring = ring(4);
     ring.notify(Notify::Solicited);
-    let producers = [1, 2].map(|item| {
-        let ring = ring.clone();
-        thread::spawn(move || ring.push(&[item], |_| true).notify)
-    });
+    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push(&[item], |_| true).notify));
     let told = producers.map(|producer| producer.join().unwrap());
     assert_eq!(told.into_iter().filter(|told| *told).count(), 1);
+}
+
+/// Runs `f` in a thread of its own. All that takes part in a race is started so: what the first thread does after it
+/// has started another, loom explores less thoroughly.
+fn beside<R: 'static>(ring: &Arc<Ring<u8>>, f: impl FnOnce(&Ring<u8>) -> R + 'static) -> JoinHandle<R> {
+    let ring = ring.clone();
+    thread::spawn(move || f(&ring))
 }
 
 /// A ring whose window has to grow.
@@ -136,12 +133,4 @@ fn push(ring: &Ring<u8>, items: &[u8]) {
 fn pop(ring: &Ring<u8>, max: usize) -> Vec<u8> {
     let mut room = [const { MaybeUninit::uninit() }; 4];
     ring.pop(&mut room[..max]).to_vec()
-}
-
-fn assert_each_in_order(popped: &[u8], pushed: &[&[u8]]) {
-    for items in pushed {
-        let own: Vec<_> = popped.iter().copied().filter(|item| items.contains(item)).collect();
-        assert_eq!(own, *items);
-    }
-    assert_eq!(popped.len(), pushed.concat().len());
 }

@@ -43,12 +43,15 @@ fn kick() {
             shared.bell.ring();
         })
     });
-    let mut watch = Watch::default();
-    while timers.load(Ordering::Relaxed) < 2 {
-        assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
-        shared.sleep();
-    }
+    let thread = thread::spawn(move || {
+        let mut watch = Watch::default();
+        while timers.load(Ordering::Relaxed) < 2 {
+            assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
+            shared.sleep();
+        }
+    });
     applications.into_iter().for_each(|application| application.join().unwrap());
+    thread.join().unwrap();
 }
 
 /// Two pollers each leave an acknowledgement for the thread and never poll again.
@@ -58,7 +61,7 @@ fn left_behind() {
     let pollers = [(); 2].map(|()| {
         let (shared, lazy) = (shared.clone(), lazy.clone());
         thread::spawn(move || {
-            // Not `polled`: a thread that naps looks after the nap in any case.
+            // They do not say `polled`: a thread that naps looks for acknowledgements after the nap in any case.
             let mut lazy = lazy.lock();
             *lazy += 1;
             if shared.standby.is_asleep() {
@@ -66,35 +69,42 @@ fn left_behind() {
             }
         })
     });
-    let (mut watch, mut sent) = (Watch::default(), 0);
-    loop {
-        assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
-        sent += std::mem::take(&mut *lazy.lock());
-        if sent == 2 {
-            break;
+    let thread = thread::spawn(move || {
+        let (mut watch, mut sent) = (Watch::default(), 0);
+        loop {
+            assert_eq!(shared.standby.plan(&mut watch), Plan::Sleep);
+            sent += std::mem::take(&mut *lazy.lock());
+            if sent == 2 {
+                break;
+            }
+            shared.sleep();
         }
-        shared.sleep();
-    }
+    });
     pollers.into_iter().for_each(|poller| poller.join().unwrap());
+    thread.join().unwrap();
 }
 
 /// The nap has no end here: if the application did not end it, loom would see a deadlock.
 fn going_to_sleep() {
     let shared = Shared::new();
-    let application = {
+    shared.standby.polled();
+    let application = thread::spawn({
         let shared = shared.clone();
-        thread::spawn(move || {
+        move || {
             shared.standby.polled();
             if shared.standby.expect_sleeper() {
                 shared.bell.ring();
             }
-        })
-    };
-    let mut watch = Watch::default();
-    shared.standby.polled();
-    while let Plan::StandBack(_) = shared.standby.plan(&mut watch) {
-        shared.bell.wait();
-        shared.bell.drain();
-    }
+        }
+    });
+    let thread = thread::spawn(move || {
+        let mut watch = Watch::default();
+        // Once it sleeps on the sockets, frames will wake it.
+        while let Plan::StandBack(_) = shared.standby.plan(&mut watch) {
+            shared.bell.wait();
+            shared.bell.drain();
+        }
+    });
     application.join().unwrap();
+    thread.join().unwrap();
 }
