@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 /// What the environment says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -14,6 +14,20 @@ pub struct Config {
     pub port_range: Option<RangeInclusive<u16>>,
     /// `DMVERBS_IFNAMES`: the interfaces to offer.
     pub ifnames: IfNames,
+    /// Variables called `DMVERBS_…` that mean nothing: mistyped, or of another version.
+    unknown: Vec<String>,
+}
+
+impl Config {
+    /// Tells of variables that mean nothing, once; not while parsing, when nobody listens to the log yet.
+    pub(crate) fn warn_of_unknown(&self) {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            for name in &self.unknown {
+                tracing::warn!("{name} is set, but there is no such variable");
+            }
+        });
+    }
 }
 
 /// Which interfaces are offered as devices.
@@ -76,12 +90,12 @@ fn parse(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Con
             value: value.to_string_lossy().into_owned(),
             why: why.to_owned(),
         };
-        let text = value.to_str().ok_or_else(|| refuse("is not UTF-8"))?;
+        let text = || value.to_str().ok_or_else(|| refuse("is not UTF-8"));
         match name {
-            "DMVERBS_LOG" => config.log = Some(text.to_owned()),
-            "DMVERBS_PORT_RANGE" => config.port_range = Some(ports(text).map_err(|why| refuse(&why))?),
-            "DMVERBS_IFNAMES" => config.ifnames = names(text).map_err(|why| refuse(&why))?,
-            _ => {}
+            "DMVERBS_LOG" => config.log = Some(text()?.to_owned()),
+            "DMVERBS_PORT_RANGE" => config.port_range = Some(ports(text()?).map_err(|why| refuse(&why))?),
+            "DMVERBS_IFNAMES" => config.ifnames = names(text()?).map_err(|why| refuse(&why))?,
+            _ => config.unknown.push(name.to_owned()),
         }
     }
     Ok(config)
@@ -123,6 +137,12 @@ mod tests {
             parsed(&[("DMVERBS_PORT_RANGE", "7000-7010"), ("DMVERBS_IFNAMES", "^lo,eth0"), ("HOME", "/")]).unwrap();
         assert_eq!(config.port_range, Some(7000..=7010));
         assert!(!config.ifnames.allow("lo") && config.ifnames.allow("eth1"));
+    }
+
+    #[test]
+    fn a_variable_that_does_not_exist_is_remembered_to_be_warned_of() {
+        let config = parsed(&[("DMVERBS_IFNAME", "lo"), ("DMVERBS_LOG", "info"), ("_DMVERBS_X", "")]).unwrap();
+        assert_eq!(config.unknown, ["DMVERBS_IFNAME"]);
     }
 
     #[test]

@@ -16,6 +16,15 @@ pub fn release() -> Result<()> {
     Ok(())
 }
 
+/// Builds the libraries in the profile of tests.
+pub fn libraries() -> Result<()> {
+    let mut command = cargo()?;
+    command.args(["build", "--quiet", "--package=dmverbs-verbs", "--package=dmverbs-preload"]);
+    let status = command.status().context("cargo build")?;
+    ensure!(status.success(), "the build of the libraries failed");
+    Ok(())
+}
+
 /// Builds the benchmark's baseline.
 pub fn baseline() -> Result<()> {
     let words = ["build", "--quiet", "--release", "--package=dmverbs-tests", "--bin=baseline"];

@@ -62,8 +62,10 @@ fn deny() -> Result<Tally> {
 }
 
 fn unit() -> Result<Tally> {
-    // Some tests start the release build, as users do.
+    // Some tests start the release build, as users do; others load the libraries of their own profile, which cargo
+    // does not build for them.
     build::release()?;
+    build::libraries()?;
     // The output of tests that pass says which of them could not run here.
     count(cargo()?.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
 }

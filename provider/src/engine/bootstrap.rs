@@ -411,6 +411,7 @@ enum Step {
 
 fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
     socket::nodelay(socket.as_fd())?;
+    socket::keep_alive(socket.as_fd())?;
     // The socket is fresh: a hello fits its buffer, or the socket is of no use.
     if socket::send(socket.as_fd(), &hello.encode())? == HELLO_LEN {
         Ok(())

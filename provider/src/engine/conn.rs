@@ -378,6 +378,8 @@ impl Conn {
 
     /// The socket takes bytes again.
     pub(super) fn on_writable(self: &Arc<Self>, inner: &mut Inner) {
+        // The peer reads: it may be slow, but it is there.
+        inner.engine.on_moved();
         self.flush(inner);
     }
 

@@ -70,3 +70,26 @@ impl Hasher for KeyHasher {
         self.0 = (self.0 << 8 ^ u64::from(key)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use dmverbs_proto::Access;
+
+    use super::*;
+    use crate::mem::{PdId, register_host};
+
+    #[test]
+    fn keys_are_unique_and_found_until_they_are_removed() {
+        let regions: Vec<_> = (0..1000).map(|i| register_host(0, 0, i, Access::empty(), PdId(3)).unwrap()).collect();
+        let distinct: HashSet<u32> = regions.iter().map(|region| region.key()).collect();
+        assert_eq!(distinct.len(), regions.len());
+        assert!(!distinct.contains(&0));
+        for region in &regions {
+            assert!(Arc::ptr_eq(&keys().lookup(region.key()).unwrap(), region));
+            keys().remove(region.key());
+            assert!(keys().lookup(region.key()).is_none_or(|other| !Arc::ptr_eq(&other, region)));
+        }
+    }
+}

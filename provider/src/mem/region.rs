@@ -2,12 +2,13 @@
 
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use dmverbs_proto::Access;
 
 use super::PdId;
-use crate::sys::mman::{self, Mapping};
+use crate::sys::dmabuf::DmaBuf;
+use crate::sys::mman;
 use crate::sys::socket::Iov;
 
 /// Why memory may not be touched.
@@ -28,8 +29,9 @@ pub(crate) enum AccessError {
 /// Memory that was registered, until it is deregistered.
 ///
 /// # Invariants
-/// Unless `on_demand`, `addr..addr + len` was mapped with the rights of `access` at registration, and its owner keeps
-/// it so until deregistration has returned (ibv_reg_mr(3)); nothing is copied once `live` is false.
+/// Unless `backing` is on-demand, `addr..addr + len` was mapped with the rights of `access` at registration, and its
+/// owner (of a dma-buf: `backing`) keeps it so until deregistration has returned (ibv_reg_mr(3)); nothing is copied
+/// once `live` is false.
 #[derive(Debug)]
 pub(crate) struct Region {
     key: u32,
@@ -39,21 +41,23 @@ pub(crate) struct Region {
     access: Access,
     pd: PdId,
     live: AtomicBool,
-    /// Ours to unmap when the last span is gone.
-    _mapping: Option<Mapping>,
+    backing: Backing,
+}
+
+/// What kind of memory a region is.
+#[derive(Debug)]
+pub(super) enum Backing {
+    /// Ours to unmap when the last span is gone; only touched while the exporter knows.
+    DmaBuf(DmaBuf),
+    /// It may not be mapped when it is touched: only touched by copies that survive that.
+    OnDemand,
+    /// It was mapped at registration.
+    Pinned,
 }
 
 impl Region {
-    pub(super) fn new(
-        key: u32,
-        addr: u64,
-        len: u64,
-        iova: u64,
-        access: Access,
-        pd: PdId,
-        mapping: Option<Mapping>,
-    ) -> Region {
-        Region { key, addr, len, iova, access, pd, live: AtomicBool::new(true), _mapping: mapping }
+    pub(super) fn new(key: u32, addr: u64, len: u64, iova: u64, access: Access, pd: PdId, backing: Backing) -> Region {
+        Region { key, addr, len, iova, access, pd, live: AtomicBool::new(true), backing }
     }
 
     pub(crate) fn key(&self) -> u32 {
@@ -78,6 +82,10 @@ impl Region {
 
     pub(crate) fn pd(&self) -> PdId {
         self.pd
+    }
+
+    pub(crate) fn is_dmabuf(&self) -> bool {
+        matches!(self.backing, Backing::DmaBuf(_))
     }
 
     #[inline]
@@ -107,8 +115,9 @@ impl Region {
         Ok(Span { addr: this.addr + offset, len: len as usize, region: Some(this.clone()) })
     }
 
-    fn is_on_demand(&self) -> bool {
-        self.access.contains(Access::ON_DEMAND)
+    #[inline]
+    fn is_pinned(&self) -> bool {
+        matches!(self.backing, Backing::Pinned)
     }
 }
 
@@ -140,54 +149,56 @@ impl Span {
         self.region.as_ref()
     }
 
-    /// Whether it may only be touched by fault-safe copies.
-    pub(crate) fn is_on_demand(&self) -> bool {
-        self.region.as_ref().is_some_and(|region| region.is_on_demand())
+    /// Whether it may only be touched by `copy_in` and `copy_out`: on-demand memory and dma-bufs.
+    pub(crate) fn must_copy(&self) -> bool {
+        self.region.as_ref().is_some_and(|region| !region.is_pinned())
     }
 
-    /// For the kernel to read from or write to; not for on-demand memory, nor if it is no longer live.
+    /// For the kernel to read from or write to; not for memory that must be copied, nor if it is no longer live.
     #[inline]
     pub(crate) fn iov(&self, offset: usize, len: usize) -> Option<Iov> {
-        if self.is_on_demand() || !self.is_live() || offset + len > self.len {
+        if self.must_copy() || !self.is_live() || !self.contains(offset, len) {
             return None;
         }
-        Some(Iov::registered(self.addr + offset as u64, len))
+        // SAFETY:
+        // - The range is inside this span, hence inside its region, whose rights were checked when the span was made.
+        // - Callers use it under the connection's lock, under which a region that is live stays so.
+        Some(unsafe { Iov::registered(self.addr + offset as u64, len) })
     }
 
     #[inline]
-    fn range(&self, offset: usize, len: usize) -> Result<(u64, bool), AccessError> {
+    fn contains(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
+    /// The address of `len` bytes at `offset`, and the region that holds them.
+    #[inline]
+    fn range(&self, offset: usize, len: usize) -> Result<(u64, &Region), AccessError> {
         let region = self.region.as_ref().ok_or(AccessError::OutOfRange)?;
         if !region.is_live() {
             return Err(AccessError::NoKey);
         }
-        if offset + len > self.len {
+        if !self.contains(offset, len) {
             return Err(AccessError::OutOfRange);
         }
-        Ok((self.addr + offset as u64, region.is_on_demand()))
+        Ok((self.addr + offset as u64, region))
     }
 
-    /// Writes `source` at `offset`. Its last bytes become visible last: programs poll on them.
+    /// Writes `source` at `offset`. Its last bytes become visible last, and a word at the end, if it is aligned, becomes
+    /// visible at once: programs poll on them.
     #[inline]
     pub(crate) fn copy_in(&self, offset: usize, source: &[u8]) -> Result<(), AccessError> {
-        /// Bytes that are written behind a fence.
-        const TAIL: usize = 8;
         if source.is_empty() {
             return Ok(());
         }
-        let (addr, on_demand) = self.range(offset, source.len())?;
-        if on_demand {
-            return mman::copy_in(addr, source).map_err(|_| AccessError::Fault);
-        }
-        let target: *mut u8 = ptr::with_exposed_provenance_mut(addr as usize);
-        let (head, tail) = source.split_at(source.len().saturating_sub(TAIL));
-        // SAFETY:
-        // - `target..+source.len()` is inside the region (checked by `range`), mapped writable (invariant of Region).
-        // - `source` is ours, hence disjoint from registered memory.
-        unsafe { ptr::copy_nonoverlapping(head.as_ptr(), target, head.len()) };
-        // pairs with the Acquire, or the data dependency, of whoever polls on the last byte.
-        fence(Ordering::Release);
-        // SAFETY: as above, for the rest of the range.
-        unsafe { ptr::copy_nonoverlapping(tail.as_ptr(), target.add(head.len()), tail.len()) };
+        let (addr, region) = self.range(offset, source.len())?;
+        let _access = match &region.backing {
+            Backing::Pinned => None,
+            Backing::OnDemand => return mman::copy_in(addr, source).map_err(|_| AccessError::Fault),
+            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(true).map_err(|_| AccessError::Fault)?),
+        };
+        // SAFETY: `addr..+source.len()` is inside the region (checked by `range`), mapped writable (invariant of Region).
+        unsafe { publish(addr, source) };
         Ok(())
     }
 
@@ -197,10 +208,12 @@ impl Span {
         if len == 0 {
             return Ok(());
         }
-        let (addr, on_demand) = self.range(offset, len)?;
-        if on_demand {
-            return mman::copy_out(addr, len, target).map_err(|_| AccessError::Fault);
-        }
+        let (addr, region) = self.range(offset, len)?;
+        let _access = match &region.backing {
+            Backing::Pinned => None,
+            Backing::OnDemand => return mman::copy_out(addr, len, target).map_err(|_| AccessError::Fault),
+            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(false).map_err(|_| AccessError::Fault)?),
+        };
         target.reserve(len);
         let source: *const u8 = ptr::with_exposed_provenance(addr as usize);
         let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
@@ -213,30 +226,204 @@ impl Span {
         Ok(())
     }
 
-    fn atomic(&self, offset: usize) -> Result<&AtomicU64, AccessError> {
-        let (addr, on_demand) = self.range(offset, 8)?;
+    fn atomic(&self, offset: usize, op: impl FnOnce(&AtomicU64) -> u64) -> Result<u64, AccessError> {
+        let (addr, region) = self.range(offset, 8)?;
         if !addr.is_multiple_of(8) {
             return Err(AccessError::Unaligned);
         }
-        if on_demand {
-            mman::populate(addr, 8, true).map_err(|_| AccessError::Fault)?;
-        }
+        let _access = match &region.backing {
+            Backing::Pinned => None,
+            // No fault-safe call does 8-byte atomics: a program that unmaps the word at this very moment crashes, as it
+            // would by touching it itself.
+            Backing::OnDemand => mman::populate(addr, 8, true).map(|()| None).map_err(|_| AccessError::Fault)?,
+            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(true).map_err(|_| AccessError::Fault)?),
+        };
         // SAFETY:
         // - 8 bytes at `addr` are inside the region, mapped writable, and aligned (checked above).
-        // - They live as long as `self` is used: the region is not deregistered under a connection's lock.
-        Ok(unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(addr as usize)) })
+        // - They live until `op` returns: the region is not deregistered under a connection's lock.
+        Ok(op(unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(addr as usize)) }))
     }
 
     /// Compare and swap; gives what was there.
     pub(crate) fn compare_swap(&self, offset: usize, compare: u64, swap: u64) -> Result<u64, AccessError> {
-        let atomic = self.atomic(offset)?;
         // SeqCst: peers and local threads agree on one order of all atomics.
-        Ok(atomic.compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found))
+        self.atomic(offset, |word| {
+            word.compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found)
+        })
     }
 
     /// Fetch and add; gives what was there.
     pub(crate) fn fetch_add(&self, offset: usize, add: u64) -> Result<u64, AccessError> {
         // SeqCst: as above.
-        Ok(self.atomic(offset)?.fetch_add(add, Ordering::SeqCst))
+        self.atomic(offset, |word| word.fetch_add(add, Ordering::SeqCst))
+    }
+}
+
+/// Copies `source` to `addr` so that a thread which sees its last byte sees all of it.
+///
+/// memcpy alone would not do: it writes overlapping words, of short runs the last one first. So the largest aligned word
+/// that ends the range is written by itself, after everything else, by one store.
+///
+/// # Safety
+/// `addr..addr + source.len()` is mapped writable, and no reference of Rust's points into it.
+#[inline]
+unsafe fn publish(addr: u64, source: &[u8]) {
+    let end = addr + source.len() as u64;
+    let width = 1_usize << end.trailing_zeros().min(source.len().checked_ilog2().unwrap_or(0)).min(3);
+    let (head, word) = source.split_at(source.len() - width);
+    let target: *mut u8 = ptr::with_exposed_provenance_mut(addr as usize);
+    // SAFETY:
+    // - `target..+head.len()` is mapped writable, by contract.
+    // - `source` is a slice of Rust's, hence disjoint from it.
+    unsafe { ptr::copy_nonoverlapping(head.as_ptr(), target, head.len()) };
+    let last = target.wrapping_add(head.len());
+    // Release, each: pairs with the Acquire, or the data dependency, of whoever polls on the last byte.
+    match *word {
+        [a, b, c, d, e, f, g, h] => {
+            // SAFETY: the last 8 bytes of the range are mapped writable, by contract, and aligned: `width` divides `end`.
+            let last = unsafe { AtomicU64::from_ptr(last.cast()) };
+            last.store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]), Ordering::Release);
+        }
+        [a, b, c, d] => {
+            // SAFETY: as above, for 4 bytes.
+            let last = unsafe { AtomicU32::from_ptr(last.cast()) };
+            last.store(u32::from_ne_bytes([a, b, c, d]), Ordering::Release);
+        }
+        [a, b] => {
+            // SAFETY: as above, for 2 bytes.
+            let last = unsafe { AtomicU16::from_ptr(last.cast()) };
+            last.store(u16::from_ne_bytes([a, b]), Ordering::Release);
+        }
+        [a] => {
+            // SAFETY: as above, for one byte.
+            unsafe { AtomicU8::from_ptr(last) }.store(a, Ordering::Release);
+        }
+        _ => debug_assert!(false, "{width} is no width of a word"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn region(addr: u64, len: u64, iova: u64) -> Arc<Region> {
+        Arc::new(Region::new(1, addr, len, iova, Access::LOCAL_WRITE, PdId(1), Backing::Pinned))
+    }
+
+    /// Numbers near all the borders.
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0..64_u64, any::<u64>(), (0..64_u64).prop_map(|n| u64::MAX - n)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_span_is_given_exactly_when_it_is_inside_the_region(
+            base in number(), size in number(), iova in number(), ask in number(), len in number()
+        ) {
+            // What registration refuses.
+            prop_assume!(base.checked_add(size).is_some() && iova.checked_add(size).is_some());
+            let [wide_iova, wide_size, wide_ask, wide_len] = [iova, size, ask, len].map(u128::from);
+            let inside = wide_ask >= wide_iova && wide_ask + wide_len <= wide_iova + wide_size;
+            let span = Region::span(&region(base, size, iova), ask, len, Access::empty(), PdId(1));
+            match span {
+                Ok(span) => {
+                    prop_assert!(inside);
+                    prop_assert_eq!(u128::from(span.addr), u128::from(base) + wide_ask - wide_iova);
+                    prop_assert_eq!(span.len as u128, wide_len);
+                }
+                Err(e) => {
+                    prop_assert!(!inside);
+                    prop_assert_eq!(e, AccessError::OutOfRange);
+                }
+            }
+        }
+
+        #[test]
+        fn a_part_is_given_exactly_when_it_is_inside_the_span(len in 0..64_u64, offset in number(), part in number()) {
+            let span = Region::span(&region(4096, 64, 0), 0, len, Access::empty(), PdId(1)).unwrap();
+            let inside = u128::from(offset) + u128::from(part) <= u128::from(len);
+            prop_assert_eq!(span.iov(offset as usize, part as usize).is_some(), inside);
+            prop_assert_eq!(span.range(offset as usize, part as usize).is_ok(), inside);
+        }
+    }
+
+    #[test]
+    fn a_copy_writes_its_bytes_and_no_others_whatever_its_alignment() {
+        for offset in 0..16 {
+            for len in 0..40 {
+                let mut memory = [0xee_u8; 64];
+                let addr = memory.as_mut_ptr().expose_provenance() as u64;
+                let span = Region::span(&region(addr, 64, 0), 0, 64, Access::LOCAL_WRITE, PdId(1)).unwrap();
+                let source: Vec<u8> = (0..len).collect();
+                span.copy_in(offset, &source).unwrap();
+                let mut expected = [0xee_u8; 64];
+                expected[offset..offset + source.len()].copy_from_slice(&source);
+                assert_eq!(memory, expected);
+            }
+        }
+    }
+
+    /// The length is odd and short, the kind of copy whose last bytes memcpy writes first, and the range lies across a
+    /// cache line, so that another processor sees in between. It takes two free processors to see that nearly always;
+    /// on a busy machine a wrong copy goes unseen most of the time, a right one never fails.
+    #[test]
+    fn a_thread_that_sees_the_last_byte_sees_the_whole_copy() {
+        const LEN: usize = 7;
+        /// A value that ends the test.
+        const END: u8 = 255;
+        #[repr(align(128))]
+        struct Lines([AtomicU8; 256]);
+        let lines = Lines([const { AtomicU8::new(0) }; 256]);
+        let memory = &lines.0[60..60 + LEN];
+        let answer = &lines.0[200];
+        let addr = memory.as_ptr().expose_provenance() as u64;
+        let span = Region::span(&region(addr, LEN as u64, 0), 0, LEN as u64, Access::LOCAL_WRITE, PdId(1)).unwrap();
+        // Acquire: pairs with the Release of `publish`, and of the answer below.
+        let changed = |byte: &AtomicU8, old| loop {
+            for _ in 0..1000 {
+                match byte.load(Ordering::Acquire) {
+                    new if new != old => return new,
+                    _ => std::hint::spin_loop(),
+                }
+            }
+            // The other thread may be waiting for this processor.
+            std::thread::yield_now();
+        };
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let (mut seen, mut torn) = (0, 0);
+                while seen != END {
+                    seen = changed(&memory[LEN - 1], seen);
+                    torn += usize::from(memory.iter().any(|byte| byte.load(Ordering::Relaxed) != seen));
+                    answer.store(seen, Ordering::Release);
+                }
+                torn
+            });
+            let until = Instant::now() + Duration::from_millis(500);
+            let rounds = (1..=250_u8).cycle().take_while(|_| Instant::now() < until);
+            let mut before = 0;
+            for round in rounds.chain([END]) {
+                span.copy_in(0, &[round; LEN]).unwrap();
+                before = changed(answer, before);
+            }
+            assert_eq!(reader.join().unwrap(), 0, "copies seen in part");
+        });
+    }
+
+    #[test]
+    fn atomics_give_what_was_there_and_want_an_aligned_word() {
+        let mut memory = [5_u64, 0];
+        let addr = memory.as_mut_ptr().expose_provenance() as u64;
+        let span = Region::span(&region(addr, 16, 0), 0, 16, Access::empty(), PdId(1)).unwrap();
+        assert_eq!(span.compare_swap(0, 4, 9), Ok(5));
+        assert_eq!(span.compare_swap(0, 5, u64::MAX), Ok(5));
+        assert_eq!(span.fetch_add(0, 3), Ok(u64::MAX));
+        assert_eq!(span.fetch_add(4, 1), Err(AccessError::Unaligned));
+        assert_eq!(span.fetch_add(16, 1), Err(AccessError::OutOfRange));
+        assert_eq!(memory, [2, 0]);
     }
 }

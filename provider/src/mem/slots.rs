@@ -61,7 +61,17 @@ impl SlotRing {
         let result = match sges {
             [] => Ok(Memory::None),
             [sge] => self.span(sge, pd, need).map(Memory::One),
-            sges => sges.iter().map(|sge| self.span(sge, pd, need)).collect::<Result<_, _>>().map(Memory::Many),
+            sges => {
+                // The list that the slot held before is used again: no allocation per request.
+                let mut spans = match std::mem::take(&mut self.slot(slot).memory) {
+                    Memory::Many(spans) => spans,
+                    _ => Vec::with_capacity(sges.len()),
+                };
+                spans.clear();
+                sges.iter()
+                    .try_for_each(|sge| self.span(sge, pd, need).map(|span| spans.push(span)))
+                    .map(|()| Memory::Many(spans))
+            }
         };
         let slot = self.slot(slot);
         match result {
@@ -101,8 +111,8 @@ impl SlotRing {
     #[inline]
     pub(crate) fn must_copy(&self, slot: usize) -> bool {
         match &self.slots[slot].memory {
-            Memory::One(span) => span.is_on_demand(),
-            Memory::Many(spans) => spans.iter().any(Span::is_on_demand),
+            Memory::One(span) => span.must_copy(),
+            Memory::Many(spans) => spans.iter().any(Span::must_copy),
             Memory::None | Memory::Inline(_) => true,
         }
     }
@@ -121,7 +131,8 @@ impl SlotRing {
         match self.check(slot)? {
             Memory::One(span) => span.copy_out(offset as usize, len as usize, target),
             Memory::Inline(bytes) => {
-                let part = bytes.get(offset as usize..(offset + len) as usize).ok_or(AccessError::OutOfRange)?;
+                let from = offset as usize;
+                let part = bytes.get(from..from + len as usize).ok_or(AccessError::OutOfRange)?;
                 target.extend_from_slice(part);
                 Ok(())
             }
@@ -217,6 +228,46 @@ mod tests {
             }
         }
         assert_eq!(ring.copy_out(2, 20, 3, &mut Vec::new()), Err(AccessError::OutOfRange));
+    }
+
+    #[test]
+    fn a_slot_is_used_again_without_what_it_named_before() {
+        let mut memory: Vec<u8> = (0..100).collect();
+        let region = region(&mut memory, Access::LOCAL_WRITE);
+        let mut ring = SlotRing::new(1);
+        let read = |ring: &SlotRing, len| {
+            let mut out = Vec::new();
+            ring.copy_out(0, 0, len, &mut out).map(|()| out)
+        };
+        let (one, two, three) = (sge(&region, 1, 1), sge(&region, 2, 2), sge(&region, 3, 3));
+        ring.resolve(0, &[three, two, one], PD, Access::empty()).unwrap();
+        assert_eq!(read(&ring, 6), Ok(vec![3, 4, 5, 2, 3, 1]));
+        ring.resolve(0, &[one, two], PD, Access::empty()).unwrap();
+        assert_eq!(read(&ring, 3), Ok(vec![1, 2, 3]));
+        assert_eq!(read(&ring, 4), Err(AccessError::OutOfRange));
+        let wrong = Sge { lkey: region.key() ^ 1, ..two };
+        assert_eq!(ring.resolve(0, &[one, wrong], PD, Access::empty()), Err(AccessError::NoKey));
+        assert_eq!(read(&ring, 1), Err(AccessError::NoKey));
+        ring.set_inline(0, &[7, 8]);
+        assert_eq!(read(&ring, 2), Ok(vec![7, 8]));
+        ring.resolve(0, &[two], PD, Access::empty()).unwrap();
+        assert_eq!(read(&ring, 2), Ok(vec![2, 3]));
+    }
+
+    #[test]
+    fn on_demand_memory_that_is_not_mapped_is_a_fault_when_it_is_touched() {
+        let everything = register_host(0, u64::MAX, 0, Access::LOCAL_WRITE | Access::ON_DEMAND, PD).unwrap();
+        let mut memory = vec![1_u8, 2, 3, 4];
+        let addr = memory.as_mut_ptr().expose_provenance() as u64;
+        let at = |addr| Sge { addr, length: 4, lkey: everything.key() };
+        let mut ring = SlotRing::new(1);
+        ring.resolve(0, &[at(addr)], PD, Access::LOCAL_WRITE).unwrap();
+        assert!(ring.must_copy(0) && ring.iovs(0, 0, 4, |_| ()).is_none());
+        ring.copy_in(0, 1, &[9, 9]).unwrap();
+        assert_eq!(memory, [1, 9, 9, 4]);
+        ring.resolve(0, &[at(8)], PD, Access::LOCAL_WRITE).unwrap();
+        assert_eq!(ring.copy_in(0, 0, &[1]), Err(AccessError::Fault));
+        assert_eq!(ring.copy_out(0, 0, 4, &mut Vec::new()), Err(AccessError::Fault));
     }
 
     #[test]

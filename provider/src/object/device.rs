@@ -1,13 +1,11 @@
 //! Devices: one for each interface that has an address.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Error, Gid};
 use crate::config;
-use crate::sys::interface;
+use crate::sys::interface::{self, Interface};
 
 /// A device, named `dmv_<interface>`.
 #[derive(Debug)]
@@ -15,6 +13,7 @@ pub struct Device {
     name: String,
     ifname: String,
     ifindex: u32,
+    guid: [u8; 8],
 }
 
 /// What a device can do.
@@ -77,19 +76,16 @@ impl PortInfo {
 /// The interfaces cannot be listed, or an environment variable makes no sense (its name is in the error).
 pub fn devices() -> Result<Vec<Arc<Device>>, Error> {
     let config = config::config()?;
-    let mut names = BTreeMap::new();
-    for address in interface::addresses()? {
-        if gid_of(address.ip).is_some() && config.ifnames.allow(&address.ifname) {
-            names.insert(address.ifindex, address.ifname);
-        }
-    }
+    config.warn_of_unknown();
+    let mut found = interface::interfaces()?;
+    found.retain(|interface| interface.addresses.iter().any(|ip| gid_of(*ip).is_some()));
+    found.sort_by_key(|interface| interface.index);
     if let config::IfNames::Only(wanted) = &config.ifnames {
-        for missing in wanted.iter().filter(|name| !names.values().any(|n| n == *name)) {
+        for missing in wanted.iter().filter(|name| !found.iter().any(|interface| interface.name == **name)) {
             tracing::warn!("DMVERBS_IFNAMES names {missing}, which is no interface with an address");
         }
     }
-    let device = |(ifindex, ifname)| Arc::new(Device { name: format!("dmv_{ifname}"), ifname, ifindex });
-    Ok(names.into_iter().map(device).collect())
+    Ok(found.iter().filter(|interface| config.ifnames.allow(&interface.name)).map(Device::over).collect())
 }
 
 /// Addresses that peers elsewhere can reach; link-local IPv6 ones are not.
@@ -101,6 +97,15 @@ fn gid_of(ip: IpAddr) -> Option<Gid> {
 }
 
 impl Device {
+    fn over(interface: &Interface) -> Arc<Device> {
+        Arc::new(Device {
+            name: format!("dmv_{}", interface.name),
+            ifname: interface.name.clone(),
+            ifindex: interface.index,
+            guid: guid_of(interface),
+        })
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -122,42 +127,152 @@ impl Device {
     /// Its GUID in network byte order: the EUI-64 of the interface's MAC address; of the index where there is none.
     #[must_use]
     pub fn guid(&self) -> [u8; 8] {
-        let text = self.attribute("address").unwrap_or_default();
-        let mac: Vec<u8> = text.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-        match mac[..] {
-            [a, b, c, d, e, f] if mac.iter().any(|byte| *byte != 0) => [a ^ 2, b, c, 0xff, 0xfe, d, e, f],
-            _ => (0x0200_00ff_fe00_0000 | u64::from(self.ifindex)).to_be_bytes(),
-        }
+        self.guid
     }
 
-    /// Its GIDs now: IPv4 addresses as IPv4-mapped, then global IPv6 ones.
+    /// Its GIDs now: IPv4 addresses as IPv4-mapped, then global IPv6 ones. None if the interface is gone.
     #[must_use]
     pub fn gids(&self) -> Vec<Gid> {
-        let addresses = interface::addresses().unwrap_or_default();
-        let mut ips: Vec<IpAddr> = addresses.into_iter().filter(|a| a.ifindex == self.ifindex).map(|a| a.ip).collect();
-        // A stable sort: IPv4 first, each family in the kernel's order.
-        ips.sort_by_key(IpAddr::is_ipv6);
-        ips.into_iter().filter_map(gid_of).collect()
+        self.interface().as_ref().map(gids_of).unwrap_or_default()
     }
 
-    /// The state of its port now.
+    /// The state of its port now; down if the interface is gone.
     #[must_use]
     pub fn port(&self) -> PortInfo {
-        let number = |name| self.attribute(name).and_then(|text| text.parse::<i64>().ok());
-        // IFF_UP | IFF_RUNNING as the kernel shows them, carrier apart: reading it fails while the link is down.
-        let up = self.attribute("flags").and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+        let interface = self.interface();
+        // The interface may have been renamed since.
+        let name = interface.as_ref().map_or(&self.ifname, |interface| &interface.name);
         PortInfo {
-            active: up.is_some_and(|flags| flags & libc::IFF_UP as u32 != 0) && number("carrier") == Some(1),
-            mtu: number("mtu").and_then(|mtu| u32::try_from(mtu).ok()).unwrap_or(1500),
-            speed_mbps: number("speed").and_then(|s| u32::try_from(s).ok()).filter(|s| *s > 0).unwrap_or(10_000),
-            gids: self.gids().len(),
+            active: interface.as_ref().is_some_and(Interface::is_running),
+            mtu: interface::mtu(name).unwrap_or(1500),
+            speed_mbps: interface::speed_mbps(name).ok().flatten().unwrap_or(10_000),
+            gids: interface.as_ref().map_or(0, |interface| gids_of(interface).len()),
         }
     }
 
-    /// An attribute in /sys/class/net, which shows the network namespace that sysfs was mounted in; where that is
-    /// another one, ioctls would be the way.
-    fn attribute(&self, name: &str) -> Option<String> {
-        let text = fs::read_to_string(format!("/sys/class/net/{}/{name}", self.ifname)).ok()?;
-        Some(text.trim().to_owned())
+    fn interface(&self) -> Option<Interface> {
+        interface::interfaces().ok()?.into_iter().find(|interface| interface.index == self.ifindex)
+    }
+}
+
+fn gids_of(interface: &Interface) -> Vec<Gid> {
+    let mut ips = interface.addresses.clone();
+    // A stable sort: IPv4 first, each family in the kernel's order.
+    ips.sort_by_key(IpAddr::is_ipv6);
+    ips.into_iter().filter_map(gid_of).collect()
+}
+
+fn guid_of(interface: &Interface) -> [u8; 8] {
+    match interface.mac {
+        Some([a, b, c, d, e, f]) => [a ^ 2, b, c, 0xff, 0xfe, d, e, f],
+        None => (0x0200_00ff_fe00_0000 | u64::from(interface.index)).to_be_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sys::epoll::{Epoll, Event, Interest};
+    use crate::sys::netlink::LinkEvents;
+
+    #[test]
+    fn the_mtu_code_is_the_largest_that_fits_the_interface() {
+        let code = |mtu| PortInfo { active: true, mtu, speed_mbps: 1, gids: 1 }.mtu_code();
+        let codes = [68, 256, 511, 512, 1024, 1500, 2047, 2048, 4095, 4096, 9000, 65_536].map(code);
+        assert_eq!(codes, [1, 1, 1, 2, 3, 3, 3, 4, 4, 5, 5, 5]);
+    }
+
+    /// The namespace is entered as nsenter(1) does: /sys still shows the interfaces of the old one.
+    #[test]
+    fn a_device_tells_what_its_interface_is_in_the_namespace_of_the_caller() {
+        if !in_fresh_namespace("a_device_tells_what_its_interface_is_in_the_namespace_of_the_caller") {
+            return;
+        }
+        assert!(devices().unwrap().is_empty(), "interfaces without an address are offered");
+        ip("link set lo up");
+        ip("link add v0 address 02:11:22:33:44:55 type veth peer name v1");
+        ip("link set v0 mtu 3000");
+        ip("address add 10.9.0.1/24 dev v0 label v0:1");
+        ip("address add fd00::9/64 dev v0 nodad");
+        ip("address add 10.9.0.2/24 dev v0");
+
+        let found = devices().unwrap();
+        let names: Vec<&str> = found.iter().map(|device| device.name()).collect();
+        assert_eq!(names, ["dmv_lo", "dmv_v0"], "v1 has no address, and v0:1 is only a label");
+        let v0 = &found[1];
+        assert_eq!(v0.guid(), [0x00, 0x11, 0x22, 0xff, 0xfe, 0x33, 0x44, 0x55]);
+        let gids: Vec<String> = v0.gids().into_iter().map(|gid| gid.ip().to_string()).collect();
+        assert_eq!(gids, ["10.9.0.1", "10.9.0.2", "fd00::9"], "IPv4 comes first");
+        assert_eq!(v0.port(), PortInfo { active: false, mtu: 3000, speed_mbps: 10_000, gids: 3 });
+        assert!(found[0].port().is_active());
+
+        let mut links = Watch::new();
+        ip("link set v1 up");
+        ip("link set v0 up");
+        links.wait_for(v0, true);
+        assert!(v0.port().is_active());
+        assert_eq!(v0.gids().len(), 3, "the link-local address is no GID");
+        ip("link set v1 down");
+        links.wait_for(v0, false);
+        assert!(!v0.port().is_active());
+
+        ip("link delete v0");
+        assert_eq!(v0.port(), PortInfo { active: false, mtu: 1500, speed_mbps: 10_000, gids: 0 });
+    }
+
+    struct Watch(LinkEvents, Epoll);
+
+    impl Watch {
+        fn new() -> Watch {
+            let (links, epoll) = (LinkEvents::new().unwrap(), Epoll::new().unwrap());
+            epoll.add(links.fd(), 0, Interest::READ).unwrap();
+            Watch(links, epoll)
+        }
+
+        fn wait_for(&mut self, device: &Device, running: bool) {
+            loop {
+                while let Some(events) = self.0.read().unwrap() {
+                    if events.iter().any(|event| event.ifindex == device.ifindex() && event.running == running) {
+                        return;
+                    }
+                }
+                let ready = self.1.wait(&mut [Event::default()], Some(Duration::from_secs(10))).unwrap();
+                assert_ne!(ready, 0, "no event tells that {} is running: {running}", device.name());
+            }
+        }
+    }
+
+    /// Whether this process is alone in a network namespace. If not, the test `name` is run again in one that is made
+    /// for it, as root of a user namespace where need be; it goes away with the process.
+    fn in_fresh_namespace(name: &str) -> bool {
+        const MARK: &str = "_TEST_NAMESPACE_OF_ITS_OWN";
+        if std::env::var_os(MARK).is_some() {
+            return true;
+        }
+        let mut again = Command::new("unshare");
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            again.args(["--user", "--map-root-user"]);
+        }
+        let again = again
+            .arg("--net")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("object::device::tests::{name}"), "--nocapture"])
+            .env(MARK, "1")
+            .env_remove("DMVERBS_IFNAMES")
+            .output()
+            .expect("unshare(1) of util-linux is installed");
+        let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
+        assert!(again.status.success() && said.contains(" 1 passed"), "in a network namespace:\n{said}");
+        false
+    }
+
+    fn ip(words: &str) {
+        let status = Command::new("ip").args(words.split(' ')).status().expect("ip(8) of iproute2 is installed");
+        assert!(status.success(), "ip {words}");
     }
 }

@@ -64,10 +64,13 @@ impl Mr {
     /// Changes protection domain, memory or rights; the keys change. ibv_rereg_mr(3).
     ///
     /// # Errors
-    /// As [`Mr::register`]; the region is then as it was.
+    /// As [`Mr::register`]; [`Error::NotSupported`] for a dma-buf. The region is then as it was.
     pub fn rereg(&self, pd: Option<&Arc<Pd>>, memory: Option<(u64, u64)>, access: Option<Access>) -> Result<(), Error> {
         let mut inner = self.inner.lock();
         let (old_pd, old) = &*inner;
+        if old.is_dmabuf() {
+            return Err(Error::NotSupported);
+        }
         let pd = pd.unwrap_or(old_pd).clone();
         let access = access.unwrap_or(old.access());
         check(access)?;

@@ -83,3 +83,29 @@ impl EventFd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_semaphore_gives_one_at_a_time_and_a_counter_all_at_once() {
+        let (semaphore, counter) = (EventFd::new(true).unwrap(), EventFd::new(false).unwrap());
+        semaphore.add(2);
+        counter.add(2);
+        assert_eq!([semaphore.read().unwrap(), semaphore.read().unwrap()], [1, 1]);
+        assert_eq!(counter.read().unwrap(), 2);
+        assert!(!semaphore.wait(Duration::ZERO) && !counter.wait(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_read_does_not_wait_once_the_program_has_made_the_fd_non_blocking() {
+        let event = EventFd::new(true).unwrap();
+        // SAFETY: no pointers are involved.
+        check(unsafe { libc::fcntl(event.raw(), libc::F_SETFL, libc::O_NONBLOCK) }).unwrap();
+        assert_eq!(event.read().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        event.add(1);
+        event.drain();
+        assert!(!event.wait(Duration::ZERO));
+    }
+}

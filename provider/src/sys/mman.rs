@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use super::{check, check_size};
 
@@ -11,6 +12,9 @@ fn page() -> u64 {
 }
 
 /// Makes sure that memory is mapped with the rights needed, page by page, as pinning would; madvise(2).
+///
+/// Kernels before 5.14 do not know the advice, and none takes it for mappings of devices: there the list of mappings
+/// is asked.
 ///
 /// # Errors
 /// Some of it is not.
@@ -26,9 +30,44 @@ pub(crate) fn populate(addr: u64, len: u64, write: bool) -> io::Result<()> {
         match check(unsafe { libc::madvise(start, (end - from) as usize, advice) }) {
             Ok(_) => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => break,
             Err(e) => return Err(e),
         }
     }
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    if covers(&maps, from, end, write) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EFAULT)) }
+}
+
+/// Whether `from..end` is all mapped with the rights needed, by a list of mappings in ascending order; proc(5).
+fn covers(maps: &str, mut from: u64, end: u64, write: bool) -> bool {
+    let mapping = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (low, high) = range.split_once('-')?;
+        let granted = rest.starts_with(if write { "rw" } else { "r" });
+        Some((u64::from_str_radix(low, 16).ok()?, u64::from_str_radix(high, 16).ok()?, granted))
+    };
+    for (low, high, granted) in maps.lines().filter_map(mapping) {
+        if from >= end || from < low {
+            break;
+        }
+        if from < high {
+            if !granted {
+                break;
+            }
+            from = high;
+        }
+    }
+    from >= end
+}
+
+/// Whether the fault-safe copies work here: the system calls may be filtered out, as some containers do.
+pub(crate) fn can_copy() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let word = 0_u64;
+        let addr = (&raw const word).expose_provenance() as u64;
+        copy_out(addr, 8, &mut Vec::new()).inspect_err(|e| tracing::warn!("process_vm_readv fails: {e}")).is_ok()
+    })
 }
 
 /// Copies from `source` into this process's memory at `addr`, wherever that is.
@@ -59,20 +98,6 @@ pub(crate) fn copy_out(addr: u64, len: usize, target: &mut Vec<u8>) -> io::Resul
     }
     target.truncate(before);
     result.and(Err(io::Error::from_raw_os_error(libc::EFAULT)))
-}
-
-/// Whether a file is a dma-buf; statfs(2).
-///
-/// # Errors
-/// EBADF if it is not open.
-pub(crate) fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    /// DMA_BUF_MAGIC of linux/magic.h.
-    const MAGIC: i64 = 0x444d_4142;
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: `stat` has room for a struct statfs.
-    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: fstatfs(2) has filled it.
-    Ok(unsafe { stat.assume_init() }.f_type == MAGIC)
 }
 
 /// A shared mapping of a file.
@@ -110,4 +135,63 @@ impl Drop for Mapping {
 /// The page size.
 pub(crate) fn page_size() -> u64 {
     page()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three private pages: writable, read-only, without any right.
+    fn three_pages() -> Mapping {
+        let len = 3 * page() as usize;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a mapping at an address of the kernel's choice touches no existing one.
+        let addr = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0) };
+        assert_ne!(addr, libc::MAP_FAILED);
+        for (i, rights) in [(1, libc::PROT_READ), (2, libc::PROT_NONE)] {
+            // SAFETY: the page is inside the mapping just made, which nobody uses yet.
+            check(unsafe { libc::mprotect(addr.wrapping_byte_add(i * page() as usize), page() as usize, rights) })
+                .unwrap();
+        }
+        Mapping { addr: addr.expose_provenance() as u64, len }
+    }
+
+    #[test]
+    fn memory_is_only_populated_with_the_rights_it_is_mapped_with() {
+        let pages = three_pages();
+        let (addr, page) = (pages.addr(), page());
+        populate(addr, page, true).unwrap();
+        populate(addr + 1, 2 * page - 1, false).unwrap();
+        assert!(populate(addr, page + 1, true).is_err());
+        assert!(populate(addr, 2 * page + 1, false).is_err());
+        assert!(populate(u64::MAX - 10, 20, false).is_err());
+    }
+
+    #[test]
+    fn the_list_of_mappings_says_the_same_as_populating() {
+        let pages = three_pages();
+        let (addr, page) = (pages.addr(), page());
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(covers(&maps, addr, addr + page, true));
+        assert!(covers(&maps, addr, addr + 2 * page, false));
+        assert!(!covers(&maps, addr, addr + 2 * page, true));
+        assert!(!covers(&maps, addr, addr + 3 * page, false));
+        assert!(!covers("1000-2000 rw-p\n3000-4000 rw-p\n", 0x1000, 0x4000, false), "there is a hole");
+        assert!(!covers("1000-2000 rw-p\n", 0x0, 0x1800, false));
+    }
+
+    #[test]
+    fn a_fault_safe_copy_fails_where_an_ordinary_one_would_crash() {
+        let pages = three_pages();
+        let (addr, page) = (pages.addr(), page());
+        assert!(can_copy());
+        copy_in(addr, &[1, 2, 3]).unwrap();
+        let mut out = vec![9];
+        copy_out(addr, 3, &mut out).unwrap();
+        assert_eq!(out, [9, 1, 2, 3]);
+        assert_eq!(copy_in(addr + page, &[1]).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        assert_eq!(copy_in(addr + page - 1, &[1, 2]).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        assert_eq!(copy_out(addr + 2 * page, 1, &mut out).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        assert_eq!(out, [9, 1, 2, 3]);
+    }
 }

@@ -1,5 +1,6 @@
 //! System calls, one safe function each.
 
+pub(crate) mod dmabuf;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 mod fork;

@@ -43,11 +43,25 @@ impl LinkEvents {
         match socket::recv(self.fd(), &mut buffer) {
             Ok(n) => Ok(Some(parse(&buffer[..n]))),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            // Messages were lost (ENOBUFS): later ones tell.
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(Some(Vec::new())),
+            // Messages were lost: the state of every link makes up for them.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => self.ask_all().map(|()| Some(Vec::new())),
             Err(e) => Err(e),
         }
     }
+
+    /// Makes the kernel send the state of every link, as if each had changed. Links that are gone are not among them.
+    fn ask_all(&self) -> io::Result<()> {
+        socket::send(self.fd(), &request()).map(drop)
+    }
+}
+
+/// A request for the state of every link: struct nlmsghdr and an empty struct ifinfomsg.
+fn request() -> [u8; 32] {
+    let mut request = [0; 32];
+    request[0..4].copy_from_slice(&32_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    request[6..8].copy_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    request
 }
 
 /// Reads struct nlmsghdr (16 bytes) and struct ifinfomsg behind it, for each message.
@@ -93,6 +107,15 @@ mod tests {
         bytes.extend(message(libc::RTM_DELLINK, 5, 0));
         let down = |ifindex| LinkEvent { ifindex, running: false };
         assert_eq!(parse(&bytes), [LinkEvent { ifindex: 3, running: true }, down(4), down(5)]);
+    }
+
+    #[test]
+    fn the_state_of_every_link_can_be_asked_for() {
+        let links = LinkEvents::new().unwrap();
+        links.ask_all().unwrap();
+        // The kernel has answered when the request returns, at least the first part: loopback has index 1.
+        let events = links.read().unwrap().expect("an answer");
+        assert!(events.iter().any(|event| event.ifindex == 1), "{events:?}");
     }
 
     #[test]

@@ -53,8 +53,12 @@ impl std::fmt::Debug for Iov {
 }
 
 impl Iov {
-    /// A range of registered memory. The kernel checks it: memory that is not mapped gives EFAULT.
-    pub(crate) fn registered(addr: u64, len: usize) -> Iov {
+    /// A range of registered memory. The kernel checks that it is mapped: it gives EFAULT where it is not.
+    ///
+    /// # Safety
+    /// The range is inside a registered region, which has the right to be read, or written if it is received into;
+    /// the region is still live when a system call is given this.
+    pub(crate) unsafe fn registered(addr: u64, len: usize) -> Iov {
         Iov(libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(addr as usize), iov_len: len })
     }
 
@@ -194,6 +198,16 @@ pub(crate) fn nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
+/// A connection on which nothing moves is probed after 10 s, and given up 30 s later if the peer's host is gone: who
+/// waits for a receive of the peer, for ever if need be, has no deadline of its own. A peer that is only slow or
+/// stopped answers probes.
+pub(crate) fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 10)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 5)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 6)
+}
+
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the length given.
@@ -325,5 +339,60 @@ impl Name {
 
     fn as_mut_ptr(&mut self) -> *mut libc::sockaddr {
         (&raw mut self.storage).cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sys::epoll::{Epoll, Event, Interest};
+
+    fn wait(socket: &Socket, interest: Interest) {
+        let epoll = Epoll::new().unwrap();
+        epoll.add(socket.as_fd(), 0, interest).unwrap();
+        assert_eq!(epoll.wait(&mut [Event::default()], Some(Duration::from_secs(10))).unwrap(), 1);
+    }
+
+    #[test]
+    fn one_listener_takes_connections_of_both_families() {
+        let (listener, port) = listen(None).unwrap();
+        assert!(accept(listener.as_fd()).unwrap().is_none());
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let client = connect(SocketAddr::new(ip, port), Some(ip)).unwrap();
+            wait(&client, Interest::WRITE);
+            assert!(finish_connect(client.as_fd()).unwrap());
+            wait(&listener, Interest::READ);
+            let (server, from) = accept(listener.as_fd()).unwrap().unwrap();
+            assert_eq!(from.ip(), ip);
+            assert_eq!(send(client.as_fd(), b"hello").unwrap(), 5);
+            shutdown_write(client.as_fd()).unwrap();
+            wait(&server, Interest::READ);
+            let (mut front, mut back) = ([0; 2], [0; 8]);
+            let n = recv_vectored(server.as_fd(), &mut [Iov::from_mut(&mut front), Iov::from_mut(&mut back)]).unwrap();
+            assert_eq!((n, &front, &back[..3]), (5, b"he", b"llo".as_slice()));
+            wait(&server, Interest::READ);
+            assert_eq!(recv(server.as_fd(), &mut back).unwrap(), 0, "the end of the stream");
+        }
+    }
+
+    #[test]
+    fn a_range_whose_ports_are_all_in_use_is_named() {
+        let (_listener, port) = listen(None).unwrap();
+        let error = listen(Some(port..=port)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&format!("{port}-{port}")), "{error}");
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_says_so() {
+        let (listener, port) = listen(None).unwrap();
+        drop(listener);
+        let refused = connect((Ipv4Addr::LOCALHOST, port).into(), None).and_then(|client| {
+            wait(&client, Interest::WRITE);
+            finish_connect(client.as_fd())
+        });
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

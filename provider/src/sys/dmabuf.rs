@@ -1,0 +1,83 @@
+//! dma-bufs: memory of a device, as a file; linux/dma-buf.h.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::check;
+use super::mman::Mapping;
+
+/// Whether `fd` is a dma-buf; fstatfs(2).
+///
+/// # Errors
+/// EBADF if it is no open file.
+pub(crate) fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// DMA_BUF_MAGIC of linux/magic.h.
+    const MAGIC: u64 = 0x444d_4142;
+    let mut buffer = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `buffer` has room for a struct statfs.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), buffer.as_mut_ptr()) })?;
+    // SAFETY: fstatfs succeeded, hence filled it.
+    Ok(unsafe { buffer.assume_init() }.f_type as u64 == MAGIC)
+}
+
+/// A dma-buf that the CPU may touch between [`DmaBuf::access`] and the end of what that gives.
+#[derive(Debug)]
+pub(crate) struct DmaBuf {
+    fd: OwnedFd,
+    mapping: Mapping,
+}
+
+impl DmaBuf {
+    /// Maps `len` bytes of the dma-buf from `offset`, a multiple of the page size.
+    pub(crate) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, write: bool) -> io::Result<DmaBuf> {
+        let mapping = Mapping::new(fd, offset, len, write)?;
+        Ok(DmaBuf { fd: fd.try_clone_to_owned()?, mapping })
+    }
+
+    pub(crate) fn addr(&self) -> u64 {
+        self.mapping.addr()
+    }
+
+    /// Lets the CPU see what the device wrote, and the device, afterwards, what the CPU wrote.
+    ///
+    /// # Errors
+    /// The exporter refuses.
+    pub(crate) fn access(&self, write: bool) -> io::Result<CpuAccess<'_>> {
+        let rights = if write { SYNC_READ | SYNC_WRITE } else { SYNC_READ };
+        sync(self.fd.as_fd(), SYNC_START | rights)?;
+        Ok(CpuAccess { fd: self.fd.as_fd(), rights })
+    }
+}
+
+/// The CPU may touch a dma-buf until this is dropped.
+#[derive(Debug)]
+pub(crate) struct CpuAccess<'a> {
+    fd: BorrowedFd<'a>,
+    rights: u64,
+}
+
+impl Drop for CpuAccess<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = sync(self.fd, SYNC_END | self.rights) {
+            tracing::warn!(error = %e, "the exporter of a dma-buf did not end CPU access");
+        }
+    }
+}
+
+const SYNC_READ: u64 = 1;
+const SYNC_WRITE: u64 = 2;
+const SYNC_START: u64 = 0;
+const SYNC_END: u64 = 4;
+
+fn sync(fd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
+    /// DMA_BUF_IOCTL_SYNC: _IOW('b', 0, struct dma_buf_sync), which is one 64-bit word.
+    const SYNC: libc::Ioctl = 0x4008_6200;
+    loop {
+        // SAFETY: `flags` is as long as struct dma_buf_sync, and only read.
+        match check(unsafe { libc::ioctl(fd.as_raw_fd(), SYNC, &raw const flags) }) {
+            Ok(_) => return Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
