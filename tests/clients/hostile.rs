@@ -78,6 +78,7 @@ fn strangers(net: &Net) -> Result<()> {
             // These don't wait for an answer.
             TcpStream::connect(address)?.write_all(&noise(seed))?;
         }
+        other_version(address).context("a peer of another version")?;
         for stream in silent {
             ended(stream).context("a connection that says nothing")?;
         }
@@ -133,6 +134,20 @@ fn sent_away(address: SocketAddr, bytes: &[u8]) -> Result<()> {
         Err(error) => Err(error.into()),
         Ok(()) => ended(stream),
     }
+}
+
+/// A hello of version 9 is answered with the version that the listener speaks, and the verdict about it (WIRE §2.3).
+fn other_version(address: SocketAddr) -> Result<()> {
+    let mut hello = [0; 96];
+    hello[..4].copy_from_slice(b"DMVb");
+    hello[4] = 9;
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(&hello)?;
+    stream.set_read_timeout(Some(Duration::from_secs(7)))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer.get(..8) == Some(&[b'D', b'M', b'V', b'b', 1, 0, 3, 0]), "the answer is {answer:?}");
+    Ok(())
 }
 
 /// Waits until the listener has closed the connection.

@@ -312,7 +312,12 @@ impl Turn {
         match pending.role {
             Role::Accepting { from } => match hello {
                 Ok(hello) => self.answer(progress, pending.socket, &hello),
-                Err(e) => tracing::warn!(%from, error = %e, "refused a connection"),
+                Err(e) => {
+                    tracing::warn!(%from, error = %e, "refused a connection");
+                    if let HelloError::Version(_) = e {
+                        explain(&pending.socket);
+                    }
+                }
             },
             Role::Dialling { conn, told } => self.dialled(pending.socket, &conn, hello, told.unwrap_or(0)),
         }
@@ -418,6 +423,24 @@ fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
     } else {
         Err(io::ErrorKind::WriteZero.into())
     }
+}
+
+/// Tells a dialler of another version which one we speak.
+fn explain(socket: &Socket) {
+    let nobody = Hello {
+        verdict: Verdict::Version,
+        src_qpn: 0,
+        dst_qpn: 0,
+        src_gid: [0; 16],
+        dst_gid: [0; 16],
+        sq_psn: 0,
+        rq_psn: 0,
+        nonce: 0,
+        credit: 0,
+        rnr_timer: 0,
+        max_dest_rd_atomic: 0,
+    };
+    let _ = send_hello(socket, &nobody);
 }
 
 /// Tells a dialler why not; it may be gone already.
