@@ -25,7 +25,7 @@ pub(crate) struct Interface {
 impl Interface {
     /// Whether it is up with a carrier: what a link event of [`super::netlink`] calls running.
     pub(crate) fn is_running(&self) -> bool {
-        let wanted = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+        let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
         self.flags & wanted == wanted
     }
 }

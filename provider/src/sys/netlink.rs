@@ -75,7 +75,7 @@ fn parse(mut bytes: &[u8]) -> Vec<LinkEvent> {
             break;
         }
         if let (Some(ifindex), Some(flags)) = (u32_at(bytes, HEADER + 4), u32_at(bytes, HEADER + 8)) {
-            let wanted = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+            let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
             match kind {
                 libc::RTM_NEWLINK => events.push(LinkEvent { ifindex, running: flags & wanted == wanted }),
                 libc::RTM_DELLINK => events.push(LinkEvent { ifindex, running: false }),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn several_messages_in_one_datagram_are_all_read() {
-        let mut bytes = message(libc::RTM_NEWLINK, 3, (libc::IFF_UP | libc::IFF_RUNNING) as u32);
+        let mut bytes = message(libc::RTM_NEWLINK, 3, (libc::IFF_UP | libc::IFF_LOWER_UP) as u32);
         bytes.extend(message(libc::RTM_NEWLINK, 4, libc::IFF_UP as u32));
         bytes.extend(message(libc::RTM_DELLINK, 5, 0));
         let down = |ifindex| LinkEvent { ifindex, running: false };
