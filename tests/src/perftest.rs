@@ -69,11 +69,14 @@ impl Table {
         ensure!(found == sizes, "the table has the sizes {found:?} instead of {sizes:?}");
         for row in &self.rows {
             let figure = match row.figures {
-                // Both are printed with few decimals: of large messages the rate may read as zero, of small ones on a
-                // busy machine the bandwidth.
-                Figures::Bandwidth { bytes_per_second, messages_per_second } => {
-                    bytes_per_second.max(messages_per_second)
+                // Both are printed with few decimals: of large messages the rate may read as zero, of few small ones a
+                // second the bandwidth.
+                Figures::Bandwidth { messages_per_second, .. }
+                    if (1.0..1e4).contains(&(messages_per_second * row.size as f64)) =>
+                {
+                    messages_per_second
                 }
+                Figures::Bandwidth { bytes_per_second, .. } => bytes_per_second,
                 Figures::Latency { average, .. } => average,
             };
             ensure!(figure.is_finite() && figure > 0.0, "there is no figure in {row:?}");
