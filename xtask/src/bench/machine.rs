@@ -15,7 +15,7 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-/// How far the processors were from each other during a run.
+/// What a run met: how far the processors were from each other, if nobody else used them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -25,14 +25,8 @@ pub enum State {
     Far,
     /// Now the one, now the other.
     Mixed,
-}
-
-/// What a run met.
-pub struct Conditions {
-    /// Nobody else used much of the processors.
-    pub undisturbed: bool,
-    /// How far the processors were from each other.
-    pub state: State,
+    /// Somebody else used the processors too.
+    Disturbed,
 }
 
 /// The watcher.
@@ -58,18 +52,19 @@ impl Machine {
     }
 
     /// Runs `body` when the machine is quiet, and says what it met.
-    pub fn observe<T>(&mut self, body: impl FnOnce() -> T) -> Result<(T, Conditions)> {
+    pub fn observe<T>(&mut self, body: impl FnOnce() -> T) -> Result<(T, State)> {
         self.wait_for_quiet()?;
         let (busy, own, start, begun) = (self.busy()?, children()?, Instant::now(), now()?);
         let value = body();
         let (busy, own, wall, ended) = (self.busy()? - busy, children()? - own, start.elapsed(), now()?);
         let foreign = (busy - own) / (wall.as_secs_f64() * self.processors);
         // The programs' start does not count.
-        let state = self.state(begun + 0.4 * (ended - begun), ended);
-        Ok((value, Conditions { undisturbed: foreign < FOREIGN, state }))
+        let state =
+            if foreign < FOREIGN { self.distance(begun + 0.4 * (ended - begun), ended) } else { State::Disturbed };
+        Ok((value, state))
     }
 
-    fn state(&self, from: f64, to: f64) -> State {
+    fn distance(&self, from: f64, to: f64) -> State {
         let printed = self.hops.stdout_so_far();
         let (mut near, mut all) = (0.0, 0.0);
         // The newest lines come last.
@@ -128,6 +123,7 @@ fn now() -> Result<f64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
 }
 
+/// The share of all processors that others may use.
 const FOREIGN: f64 = 0.08;
 /// Nanoseconds of a hop, below which the processors share a cache.
 const NEAR: f64 = 100.0;

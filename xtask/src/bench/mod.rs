@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use dmverbs_tests::Net;
 
 use crate::{build, setup};
-use machine::Machine;
+use machine::{Machine, State};
 use peers::{Bench, Participant};
 use report::{Against, Report, Row, Sample};
 
@@ -74,13 +74,11 @@ fn measure(bench: &Bench, machine: &mut Machine, row: &plan::Row, rounds: usize)
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); participants.len()];
     for _ in 0..rounds * PATIENCE {
         for (participant, samples) in participants.iter().zip(&mut samples) {
-            let (result, conditions) = machine.observe(|| participant.run(bench))?;
+            let (result, state) = machine.observe(|| participant.run(bench))?;
             let result = result.with_context(|| participant.describe())?;
-            if conditions.undisturbed {
-                samples.push(Sample { value: row.figure.of(&result), state: conditions.state });
-            }
+            samples.push(Sample { value: row.figure.of(&result), state });
         }
-        if report::common_state(&samples).is_some_and(|(_, count)| count >= rounds) {
+        if report::common_state(&samples).is_some_and(|(state, count)| state != State::Disturbed && count >= rounds) {
             break;
         }
     }

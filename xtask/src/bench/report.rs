@@ -31,7 +31,7 @@ pub struct Row {
     pub ours: Option<Stats>,
     /// The others.
     pub against: Vec<Against>,
-    /// All undisturbed runs of ours.
+    /// All runs of ours.
     pub samples: Vec<Sample>,
 }
 
@@ -48,7 +48,7 @@ pub struct Against {
     pub ratio: Option<Ratio>,
     /// Whether the ratio is as wanted.
     pub met: Option<bool>,
-    /// All undisturbed runs.
+    /// All runs.
     pub samples: Vec<Sample>,
 }
 
@@ -136,7 +136,9 @@ impl Against {
             min: ours.min / theirs.max,
             max: ours.max / theirs.min,
         });
-        self.met = self.ratio.and_then(|ratio| self.bound.met(ratio.median));
+        // A ratio of disturbed runs is shown, but decides nothing.
+        let quiet = self.ratio.filter(|_| state != Some(State::Disturbed));
+        self.met = quiet.and_then(|ratio| self.bound.met(ratio.median));
     }
 }
 
@@ -152,12 +154,13 @@ impl Stats {
 }
 
 /// The state of which everybody has the most runs, and that number. Runs during which the state changed are not
-/// compared at all.
+/// compared at all, disturbed ones only when there is nothing else.
 pub fn common_state(samples: &[Vec<Sample>]) -> Option<(State, usize)> {
     let runs = |state| samples.iter().map(|runs| runs.iter().filter(|run| run.state == state).count()).min();
-    let counts = [State::Far, State::Near].map(|state| (state, runs(state).unwrap_or(0)));
+    let count = |state| Some((state, runs(state)?)).filter(|(_, count)| *count > 0);
     // Of two equal counts the last wins: near.
-    counts.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 0)
+    let quiet = [State::Far, State::Near].into_iter().filter_map(count).max_by_key(|(_, count)| *count);
+    quiet.or_else(|| count(State::Disturbed))
 }
 
 impl fmt::Display for Row {
@@ -167,7 +170,7 @@ impl fmt::Display for Row {
                 let figure = self.figure;
                 format!("{} ({} … {}, {runs} runs)", figure.show(median), figure.show(min), figure.show(max))
             }
-            None => "no undisturbed runs in a common state".to_owned(),
+            None => "no runs in a common state".to_owned(),
         };
         let state = self.state.map_or("–".to_owned(), |state| format!("{state:?}").to_lowercase());
         write!(f, "{} [{state}]\n  {:<16} {}", self.name, "ours", show(self.ours))?;
@@ -193,6 +196,11 @@ fn verdict(met: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::peers::Peer;
+
+    fn raw() -> Wanted {
+        Wanted { name: "raw", peer: Peer::Raw { words: "latency" }, bound: Bound::AtMost(1.25) }
+    }
 
     fn runs(state: State, values: &[f64]) -> Vec<Sample> {
         values.iter().map(|value| Sample { value: *value, state }).collect()
@@ -200,13 +208,7 @@ mod tests {
 
     #[test]
     fn no_ratio_is_formed_across_states() {
-        let theirs = Wanted {
-            name: "raw",
-            peer: super::super::peers::Peer::Raw { words: "latency" },
-            bound: Bound::AtMost(1.25),
-        };
-
-        let against = Against::new(&theirs, runs(State::Far, &[7.0, 7.0]));
+        let against = Against::new(&raw(), runs(State::Far, &[7.0, 7.0]));
         let row = Row::new("lat".to_owned(), Which::Latency, runs(State::Near, &[5.0, 5.0]), vec![against]);
 
         assert!(row.state.is_none() && row.against[0].ratio.is_none() && row.against[0].met.is_none());
@@ -214,21 +216,24 @@ mod tests {
 
     #[test]
     fn the_ratio_is_that_of_the_medians_in_the_common_state() {
-        let theirs = Wanted {
-            name: "raw",
-            peer: super::super::peers::Peer::Raw { words: "latency" },
-            bound: Bound::AtMost(1.25),
-        };
         let mut ours = runs(State::Near, &[6.0, 5.0, 9.0]);
         ours.extend(runs(State::Far, &[90.0]));
 
-        let against = Against::new(&theirs, runs(State::Near, &[5.0, 4.0, 8.0]));
+        let against = Against::new(&raw(), runs(State::Near, &[5.0, 4.0, 8.0]));
         let row = Row::new("lat".to_owned(), Which::Latency, ours, vec![against]);
 
         assert_eq!(row.state, Some(State::Near));
         let ratio = row.against[0].ratio.unwrap();
         assert!((ratio.median - 1.2).abs() < 1e-9, "{}", ratio.median);
         assert_eq!(row.against[0].met, Some(true));
+    }
+
+    #[test]
+    fn a_ratio_of_disturbed_runs_decides_nothing() {
+        let against = Against::new(&raw(), runs(State::Disturbed, &[5.0]));
+        let row = Row::new("lat".to_owned(), Which::Latency, runs(State::Disturbed, &[5.0]), vec![against]);
+
+        assert!(row.against[0].ratio.is_some() && row.against[0].met.is_none());
     }
 
     #[test]
