@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod debian;
 mod demo;
 mod groups;
 mod regen;
@@ -12,7 +13,7 @@ mod test;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -62,4 +63,13 @@ fn main() -> ExitCode {
 fn root() -> Result<PathBuf> {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     Ok(own.parent().map_or(own.clone(), PathBuf::from).canonicalize()?)
+}
+
+/// Runs a command to its end and returns what it printed.
+fn output(command: &mut std::process::Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?} does not start"))?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }

@@ -4,28 +4,28 @@
 //! and the list of the symbols that the drop-in library must export.
 
 mod bindings;
-mod debian;
 mod exports;
 mod table;
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::debian::Tree;
 use crate::root;
 
 /// Writes the generated files, or with `check` fails if those in the tree differ from what would be written.
 pub fn run(check: bool) -> Result<()> {
     let root = root()?;
-    let release = debian::fetch(&root.join("target/rdma-core"))?;
-    let bindings = rustfmt(&root, &bindings::make(&release.headers)?)?;
+    let rdma_core = RDMA_CORE.unpack()?;
+    let bindings = rustfmt(&root, &bindings::make(&rdma_core.join("usr/include"))?)?;
     let files = [
         ("include/tests/layout/table.rs", rustfmt(&root, &table::make(&bindings)?)?),
         ("include/src/verbs.rs", bindings),
-        ("libshim/verbs/exports.txt", exports::make(&release.library)?),
+        ("libshim/verbs/exports.txt", exports::make(&library(&rdma_core)?)?),
     ];
     let mut stale = Vec::new();
     for (path, made) in &files {
@@ -44,6 +44,22 @@ pub fn run(check: bool) -> Result<()> {
     Ok(())
 }
 
+/// The library lies in a folder named for the architecture.
+fn library(unpacked: &Path) -> Result<PathBuf> {
+    for folder in fs::read_dir(unpacked.join("usr/lib"))? {
+        let library = folder?.path().join("libibverbs.so.1");
+        if library.exists() {
+            return Ok(library);
+        }
+    }
+    bail!("no libibverbs.so.1 in {}", unpacked.display())
+}
+
+/// Debian 12 has rdma-core 44; its own headers would lack what later programs are compiled with. rdma-core only
+/// ever appends to its structures, so one set of bindings, made from the later headers, serves both.
+const RDMA_CORE: Tree =
+    Tree { name: "rdma-core", packages: &["libibverbs-dev=56.*", "libibverbs1=56.*"], dependencies: false };
+
 /// Formats Rust source by the tree's own rules, so that `cargo fmt` finds nothing to change.
 fn rustfmt(root: &Path, source: &str) -> Result<String> {
     let mut command = Command::new("rustfmt");
@@ -57,15 +73,6 @@ fn rustfmt(root: &Path, source: &str) -> Result<String> {
     child.stdin.take().expect("stdin was asked for").write_all(source.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "rustfmt ended with {}", output.status);
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Runs a command to its end and returns what it printed.
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?} does not start"))?;
-    if !output.status.success() {
-        bail!("{command:?} ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
-    }
     Ok(String::from_utf8(output.stdout)?)
 }
 

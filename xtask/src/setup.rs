@@ -40,9 +40,8 @@ fn missing() -> Result<Vec<&'static str>> {
     Ok(PACKAGES.into_iter().filter(|package| !installed.contains(package)).collect())
 }
 
-/// The compiler's tools, the headers that the bindings are checked against, the programs that the tests run, and
-/// the peers of the benchmark.
-const PACKAGES: [&str; 19] = [
+/// The compiler's tools, the headers that the bindings are checked against, and the programs that the tests run.
+const PACKAGES: [&str; 18] = [
     "binutils",
     "gcc",
     "libc6-dev",
@@ -61,5 +60,4 @@ const PACKAGES: [&str; 19] = [
     "python3",
     "strace",
     "util-linux",
-    "ucx-utils",
 ];

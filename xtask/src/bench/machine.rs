@@ -51,16 +51,16 @@ impl Machine {
         Ok(Machine { hops, ticks_per_second, processors })
     }
 
-    /// Runs `body` when the machine is quiet, and says what it met.
-    pub fn observe<T>(&mut self, body: impl FnOnce() -> T) -> Result<(T, State)> {
+    /// Runs `body` when the machine is quiet, and says what it met. `body` also says how many seconds its last part
+    /// took, the one that it measured; without, all of it counts.
+    pub fn observe<T>(&mut self, body: impl FnOnce() -> Result<(T, Option<f64>)>) -> Result<(T, State)> {
         self.wait_for_quiet()?;
-        let (busy, own, start, begun) = (self.busy()?, children()?, Instant::now(), now()?);
-        let value = body();
-        let (busy, own, wall, ended) = (self.busy()? - busy, children()? - own, start.elapsed(), now()?);
-        let foreign = (busy - own) / (wall.as_secs_f64() * self.processors);
-        // The programs' start does not count.
-        let state =
-            if foreign < FOREIGN { self.distance(begun + 0.4 * (ended - begun), ended) } else { State::Disturbed };
+        let (busy, own, begun) = (self.busy()?, children()?, now()?);
+        let (value, measured) = body()?;
+        let (busy, own, ended) = (self.busy()? - busy, children()? - own, now()?);
+        let foreign = (busy - own) / ((ended - begun) * self.processors);
+        let from = measured.map_or(begun, |seconds| begun.max(ended - seconds - TEARDOWN));
+        let state = if foreign < FOREIGN { self.distance(from, ended) } else { State::Disturbed };
         Ok((value, state))
     }
 
@@ -125,5 +125,7 @@ fn now() -> Result<f64> {
 
 /// The share of all processors that others may use.
 const FOREIGN: f64 = 0.08;
+/// Seconds from the end of the traffic to the end of the programs.
+const TEARDOWN: f64 = 0.05;
 /// Nanoseconds of a hop, below which the processors share a cache.
 const NEAR: f64 = 100.0;

@@ -15,7 +15,7 @@ use dmverbs_tests::Net;
 
 use crate::{build, setup};
 use machine::{Machine, State};
-use peers::{Bench, Participant};
+use peers::{Bench, Participant, UCX};
 use report::{Against, Report, Row, Sample};
 
 /// What `cargo xtask bench` takes.
@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     build::baseline()?;
     let net = Net::loopback()?;
     net.congestion_control(&options.congestion_control)?;
-    let bench = Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 } };
+    let bench = Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 }, ucx: UCX.unpack()? };
     let mut machine = Machine::watch(&net)?;
     let rounds = if options.quick { 2 } else { 5 };
 
@@ -74,9 +74,11 @@ fn measure(bench: &Bench, machine: &mut Machine, row: &plan::Row, rounds: usize)
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); participants.len()];
     for _ in 0..rounds * PATIENCE {
         for (participant, samples) in participants.iter().zip(&mut samples) {
-            let (result, state) = machine.observe(|| participant.run(bench))?;
-            let result = result.with_context(|| participant.describe())?;
-            samples.push(Sample { value: row.figure.of(&result), state });
+            let (figure, state) = machine.observe(|| {
+                let figure = participant.run(bench).with_context(|| participant.describe())?;
+                Ok((figure, figure.seconds))
+            })?;
+            samples.push(Sample { value: row.figure.of(&figure), state });
         }
         if report::common_state(&samples).is_some_and(|(state, count)| state != State::Disturbed && count >= rounds) {
             break;

@@ -1,5 +1,6 @@
 //! Who is measured, and how each is started.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,7 @@ use dmverbs_tests::{Net, Pair, programs, wait};
 use serde::Deserialize;
 
 use super::machine;
+use crate::debian::Tree;
 
 /// Where to measure, and for how long.
 pub struct Bench<'a> {
@@ -16,7 +18,12 @@ pub struct Bench<'a> {
     pub net: &'a Net,
     /// Roughly how long a run's traffic lasts.
     pub seconds: f64,
+    /// UCX with all that it needs, unpacked. Debian 12's own has a tenth of this one's bandwidth.
+    pub ucx: PathBuf,
 }
+
+/// What is measured of others.
+pub const UCX: Tree = Tree { name: "ucx", packages: &["ucx-utils"], dependencies: true };
 
 /// Somebody who can be measured.
 #[derive(Clone, Debug)]
@@ -27,6 +34,8 @@ pub enum Peer {
         program: &'static str,
         /// Its options.
         options: &'static str,
+        /// Its `-q`. Each queue pair carries the number of messages.
+        queue_pairs: u64,
     },
     /// The same, for the processor time that both ends use.
     OursProcessor {
@@ -48,6 +57,8 @@ pub enum Peer {
 /// What one run gave. A measure that the program does not make is absent.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Figure {
+    /// How long the traffic lasted that was measured.
+    pub seconds: Option<f64>,
     /// Half a round trip.
     pub latency_us: Option<f64>,
     /// Of one direction.
@@ -56,6 +67,12 @@ pub struct Figure {
     pub messages_per_second: Option<f64>,
     /// Both ends together.
     pub cpu_seconds_per_gb: Option<f64>,
+}
+
+impl Peer {
+    fn queue_pairs(&self) -> u64 {
+        if let Peer::Ours { queue_pairs, .. } = self { *queue_pairs } else { 1 }
+    }
 }
 
 /// A peer with a size, and the number of messages that fill the time.
@@ -68,7 +85,7 @@ pub struct Participant {
 impl Participant {
     /// Finds by a short run how many messages fill the time.
     pub fn calibrated(bench: &Bench, peer: Peer, size: u64) -> Result<Participant> {
-        let short = if size < 1 << 20 { 1000 } else { 100 };
+        let short = if size < 1 << 20 { 1000 / peer.queue_pairs().min(100) } else { 100 };
         let mut participant = Participant { peer, size, iterations: short };
         if let Peer::Raw { .. } = participant.peer {
             return Ok(participant);
@@ -76,7 +93,9 @@ impl Participant {
         let figure = participant.measure(bench, short).with_context(|| participant.describe())?;
         let rate = match figure {
             Figure { latency_us: Some(latency), .. } => 5e5 / latency,
-            Figure { bytes_per_second: Some(bandwidth), .. } => bandwidth / size as f64,
+            Figure { bytes_per_second: Some(bandwidth), .. } => {
+                bandwidth / (size * participant.peer.queue_pairs()) as f64
+            }
             _ => 1000.0,
         };
         let longer = if let Peer::OursProcessor { .. } = participant.peer { 3.0 } else { 1.0 };
@@ -88,7 +107,19 @@ impl Participant {
     pub fn run(&self, bench: &Bench) -> Result<Figure> {
         match self.peer {
             Peer::OursProcessor { .. } => self.processor(bench),
-            _ => self.measure(bench, self.iterations),
+            Peer::Raw { .. } => {
+                let figure = self.measure(bench, self.iterations)?;
+                Ok(Figure { seconds: Some(bench.seconds), ..figure })
+            }
+            Peer::Ours { .. } | Peer::Ucx { .. } => {
+                let figure = self.measure(bench, self.iterations)?;
+                let messages = (self.iterations * self.peer.queue_pairs()) as f64;
+                let seconds = match figure {
+                    Figure { latency_us: Some(latency), .. } => Some(2e-6 * latency * messages),
+                    Figure { bytes_per_second, .. } => bytes_per_second.map(|rate| messages * self.size as f64 / rate),
+                };
+                Ok(Figure { seconds, ..figure })
+            }
         }
     }
 
@@ -99,7 +130,10 @@ impl Participant {
 
     fn measure(&self, bench: &Bench, iterations: u64) -> Result<Figure> {
         match self.peer {
-            Peer::Ours { program, options } => self.ours(bench, program, options, iterations),
+            Peer::Ours { program, options, queue_pairs: 1 } => self.ours(bench, program, options, iterations),
+            Peer::Ours { program, options, queue_pairs } => {
+                self.ours(bench, program, &format!("{options} -q {queue_pairs}"), iterations)
+            }
             Peer::OursProcessor { program } => self.ours(bench, program, "", iterations),
             Peer::Raw { words } => self.raw(bench, words),
             Peer::Ucx { test } => self.ucx(bench, test, iterations),
@@ -145,9 +179,11 @@ impl Participant {
 
     fn ucx(&self, bench: &Bench, test: &str, iterations: u64) -> Result<Figure> {
         let command = |side: &dmverbs_tests::Side| {
-            let mut command = side.command("ucx_perftest");
+            let libraries = bench.ucx.join("usr/lib/x86_64-linux-gnu");
+            let mut command = side.command(libraries.join("ld-linux-x86-64.so.2"));
+            command.arg("--library-path").arg(&libraries).arg(bench.ucx.join("usr/bin/ucx_perftest"));
             command.envs([("UCX_TLS", "tcp"), ("UCX_NET_DEVICES", "lo"), ("UCX_LOG_LEVEL", "fatal")]);
-            command.args(["-p", &UCX_PORT.to_string()]);
+            command.args(["-P", "0", "-p", &UCX_PORT.to_string()]);
             command
         };
         let side = bench.net.server();

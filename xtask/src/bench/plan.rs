@@ -148,7 +148,7 @@ pub fn rows() -> Vec<Row> {
             ucx("ucp_put_bw", Bound::AtLeast(4.0)),
         ],
     ));
-    let one_by_one = Peer::Ours { program: "ib_write_bw", options: "-t 128 -l 1" };
+    let one_by_one = Peer::Ours { program: "ib_write_bw", options: "-t 128 -l 1", queue_pairs: 1 };
     rows.push(row(
         "writes/s",
         64,
@@ -176,17 +176,13 @@ pub fn rows() -> Vec<Row> {
         let blocking = Wanted { name: "blocking raw", peer: raw("bandwidth --blocking"), bound: Bound::AtMost(1.25) };
         rows.push(row("processor time of writes", size, Which::Processor, ours, vec![blocking]));
     }
-    let thousand = Peer::Ours { program: "ib_write_bw", options: "-q 1024 -t 16" };
+    let many = |queue_pairs| Peer::Ours { program: "ib_write_bw", options: "-t 16", queue_pairs };
     rows.push(row(
         "1,024 QPs, writes",
         65536,
         Which::Bandwidth,
-        thousand,
-        vec![Wanted {
-            name: "8 QPs",
-            peer: Peer::Ours { program: "ib_write_bw", options: "-q 8 -t 16" },
-            bound: Bound::AtLeast(0.8),
-        }],
+        many(1024),
+        vec![Wanted { name: "8 QPs", peer: many(8), bound: Bound::AtLeast(0.8) }],
     ));
     rows
 }
@@ -196,7 +192,7 @@ fn row(label: &'static str, size: u64, figure: Which, ours: Peer, against: Vec<W
 }
 
 fn ours(program: &'static str) -> Peer {
-    Peer::Ours { program, options: "" }
+    Peer::Ours { program, options: "", queue_pairs: 1 }
 }
 
 fn raw(words: &'static str) -> Peer {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::output;
+use crate::output;
 
 /// Makes the list: a line for each symbol, by node and name.
 pub fn make(library: &Path) -> Result<String> {

@@ -1,58 +1,48 @@
-//! Fetches rdma-core's headers and library from the Debian release after the oldest one that we support.
+//! Unpacks packages of the Debian release after the oldest one that we support, below `target`; nothing is installed.
 //!
-//! Debian 12 has rdma-core 44; its own headers would lack what later programs are compiled with. rdma-core only
-//! ever appends to its structures, so one set of bindings, made from the later headers, serves both. The packages
-//! are unpacked under `target` and never installed. apt finds the mirror in the machine's own configuration.
+//! apt finds the mirror in the machine's own configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
-use super::output;
+use crate::{output, root};
 
-/// The Debian release, and the rdma-core version in it that the checked-in files are made from.
-const SUITE: &str = "trixie";
-const VERSION: &str = "56.";
-const PACKAGES: [&str; 2] = ["libibverbs-dev", "libibverbs1"];
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The packages' release.
+pub const SUITE: &str = "trixie";
 
-/// An unpacked rdma-core.
-pub struct Release {
-    /// What to give to a C compiler's `-I`.
-    pub headers: PathBuf,
-    /// `libibverbs.so.1`.
-    pub library: PathBuf,
+/// Packages to unpack together.
+pub struct Tree<'a> {
+    /// The folder's name below `target`. Another choice of packages needs another name.
+    pub name: &'a str,
+    /// What apt takes: `name` or `name=version`, where the version may end in `*`.
+    pub packages: &'a [&'a str],
+    /// Whether what the packages depend on is unpacked too, the C library included.
+    pub dependencies: bool,
 }
 
-/// Unpacks rdma-core below `folder`, unless it is there from an earlier call.
-pub fn fetch(folder: &Path) -> Result<Release> {
-    let unpacked = folder.join(format!("{SUITE}-{}", VERSION.trim_end_matches('.')));
-    if !unpacked.is_dir() {
-        // A folder under its final name is complete: it is filled under another one.
-        let partial = folder.join("partial");
-        if partial.exists() {
-            fs::remove_dir_all(&partial)?;
+impl Tree<'_> {
+    /// The folder with the unpacked packages, from the mirror unless it is there from an earlier call.
+    pub fn unpack(&self) -> Result<PathBuf> {
+        let folder = root()?.join("target").join(self.name);
+        let unpacked = folder.join(SUITE);
+        if !unpacked.is_dir() {
+            // A folder under its final name is complete: it is filled under another one.
+            let partial = folder.join("partial");
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            fs::create_dir_all(&partial)?;
+            let apt = Apt::new(&folder.join("apt"))?;
+            for package in apt.download(self.packages, self.dependencies)? {
+                output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&partial))?;
+            }
+            fs::rename(&partial, &unpacked)?;
         }
-        fs::create_dir_all(&partial)?;
-        for package in Apt::new(&folder.join("apt"))?.download()? {
-            output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&partial))?;
-        }
-        fs::rename(&partial, &unpacked)?;
+        Ok(unpacked)
     }
-    Ok(Release { headers: unpacked.join("usr/include"), library: library(&unpacked)? })
-}
-
-/// The library lies in a folder named for the architecture.
-fn library(unpacked: &Path) -> Result<PathBuf> {
-    for folder in fs::read_dir(unpacked.join("usr/lib"))? {
-        let library = folder?.path().join("libibverbs.so.1");
-        if library.exists() {
-            return Ok(library);
-        }
-    }
-    bail!("no libibverbs.so.1 in {}", unpacked.display())
 }
 
 /// An apt that keeps its sources, lists and packages in a folder of its own.
@@ -62,9 +52,10 @@ struct Apt {
 
 impl Apt {
     fn new(folder: &Path) -> Result<Apt> {
-        for name in ["lists/partial", "archives/partial", "packages"] {
+        for name in ["lists/partial", "packages/partial"] {
             fs::create_dir_all(folder.join(name))?;
         }
+        fs::write(folder.join("installed"), "")?;
         let listed = output(Command::new("apt-get").args(["update", "--print-uris"]))?;
         let mirror = mirror(&listed, &codename(&fs::read_to_string("/etc/os-release")?)?)
             .context("apt's sources name no mirror of this machine's own Debian release")?;
@@ -73,23 +64,17 @@ impl Apt {
         Ok(Apt { folder: folder.to_owned() })
     }
 
-    fn download(&self) -> Result<Vec<PathBuf>> {
+    fn download(&self, packages: &[&str], dependencies: bool) -> Result<Vec<PathBuf>> {
         output(self.get(&["update"]).args(["--error-on=any"]))?;
-        output(self.get(&["download"]).args(PACKAGES))?;
-        PACKAGES.iter().map(|package| self.package(package)).collect()
-    }
-
-    fn package(&self, name: &str) -> Result<PathBuf> {
-        let prefix = format!("{name}_");
-        for file in fs::read_dir(self.folder.join("packages"))? {
-            let file = file?;
-            let shown = file.file_name().to_string_lossy().into_owned();
-            if let Some(version) = shown.strip_prefix(&prefix) {
-                ensure!(version.starts_with(VERSION), "{SUITE} has {shown}, not rdma-core {VERSION}x");
-                return Ok(file.path());
-            }
-        }
-        bail!("apt-get download left no {name} in {}", self.folder.display())
+        let words: &[&str] = if dependencies {
+            &["install", "--yes", "--no-install-recommends", "--download-only"]
+        } else {
+            &["download"]
+        };
+        output(self.get(words).args(packages))?;
+        let files = fs::read_dir(self.folder.join("packages"))?.map(|file| Ok(file?.path()));
+        let files: Vec<PathBuf> = files.collect::<Result<_>>()?;
+        Ok(files.into_iter().filter(|file| file.extension().is_some_and(|ending| ending == "deb")).collect())
     }
 
     fn get(&self, words: &[&str]) -> Command {
@@ -100,7 +85,9 @@ impl Apt {
             ("Dir::Etc::sourceparts", "/dev/null".to_owned()),
             ("Dir::State::lists", own("lists")),
             ("Dir::Cache", self.folder.display().to_string()),
-            ("Dir::Cache::archives", own("archives")),
+            ("Dir::Cache::archives", own("packages")),
+            // Nothing counts as installed, so that all dependencies are fetched.
+            ("Dir::State::status", own("installed")),
             ("Acquire::Languages", "none".to_owned()),
             ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".to_owned()),
             // apt's own user may not be able to write below the source tree.
@@ -112,6 +99,8 @@ impl Apt {
         command
     }
 }
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The word by which Debian's archive knows the installed release.
 fn codename(os_release: &str) -> Result<String> {
