@@ -2,7 +2,7 @@
 //!
 //! Two things move figures more than a change of the code does: other processes, and where the host of a virtual
 //! machine has put its processors. The first is measured by comparing the busy time of all processors with what this
-//! process's children have used; the second by `baseline hops`, which runs all the time.
+//! process and its children have used; the second by `baseline hops`, which runs all the time.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +27,13 @@ pub enum State {
     Mixed,
     /// Somebody else used the processors too.
     Disturbed,
+}
+
+impl State {
+    /// Whether runs in this state can be compared.
+    pub fn is_steady(self) -> bool {
+        matches!(self, State::Near | State::Far)
+    }
 }
 
 /// The watcher.
@@ -55,9 +62,9 @@ impl Machine {
     /// took, the one that it measured; without, all of it counts.
     pub fn observe<T>(&mut self, body: impl FnOnce() -> Result<(T, Option<f64>)>) -> Result<(T, State)> {
         self.wait_for_quiet()?;
-        let (busy, own, begun) = (self.busy()?, children()?, now()?);
+        let (busy, own, begun) = (self.busy()?, own()?, now()?);
         let (value, measured) = body()?;
-        let (busy, own, ended) = (self.busy()? - busy, children()? - own, now()?);
+        let (busy, own, ended) = (self.busy()? - busy, self::own()? - own, now()?);
         let foreign = (busy - own) / ((ended - begun) * self.processors);
         let from = measured.map_or(begun, |seconds| begun.max(ended - seconds - TEARDOWN));
         let state = if foreign < FOREIGN { self.distance(from, ended) } else { State::Disturbed };
@@ -115,7 +122,16 @@ impl Machine {
 
 /// The processor time that ended children, and theirs, have used.
 pub fn children() -> Result<f64> {
-    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    used(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// That of this process too, which waits for the programs to start.
+fn own() -> Result<f64> {
+    Ok(children()? + used(UsageWho::RUSAGE_SELF)?)
+}
+
+fn used(who: UsageWho) -> Result<f64> {
+    let used = getrusage(who)?;
     Ok((used.user_time() + used.system_time()).num_microseconds() as f64 / 1e6)
 }
 

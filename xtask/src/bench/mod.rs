@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: dmverbs, plain TCP and UCX, in turns, on one loopback with one congestion control.
 //!
-//! A ratio is only formed of runs that found the machine in the same state (`machine`).
+//! A ratio is only formed of two runs of the same round that found the machine in the same state (`machine`).
 
 mod machine;
 mod peers;
@@ -14,9 +14,9 @@ use anyhow::{Context, Result};
 use dmverbs_tests::Net;
 
 use crate::{build, setup};
-use machine::{Machine, State};
+use machine::Machine;
 use peers::{Bench, Participant, UCX};
-use report::{Against, Report, Row, Sample};
+use report::{Comparison, Report, Row, Sample};
 
 /// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
@@ -65,30 +65,30 @@ fn wanted(name: &str, options: &Options) -> bool {
     options.only.as_ref().is_none_or(|text| name.contains(text.as_str()))
 }
 
-/// A B C, A B C, …: everybody in turn, until each has had enough undisturbed runs in one state of the machine.
+/// A B C, A B C, …: everybody in turn, until each peer has enough pairs with ours in the same state.
 fn measure(bench: &Bench, machine: &mut Machine, row: &plan::Row, rounds: usize) -> Result<Row> {
-    let mut participants = vec![Participant::calibrated(bench, row.ours.clone(), row.size)?];
-    for against in &row.against {
-        participants.push(Participant::calibrated(bench, against.peer.clone(), row.size)?);
-    }
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); participants.len()];
+    let ours = Participant::calibrated(bench, row.ours.clone(), row.size)?;
+    let against = row.against.iter().map(|against| Participant::calibrated(bench, against.peer.clone(), row.size));
+    let against: Vec<Participant> = against.collect::<Result<_>>()?;
+    let mut sample = |participant: &Participant| -> Result<Sample> {
+        let (figure, state) = machine.observe(|| {
+            let figure = participant.run(bench).with_context(|| participant.describe())?;
+            Ok((figure, figure.seconds))
+        })?;
+        Ok(Sample { value: row.figure.of(&figure), state })
+    };
+    let (mut first, mut others) = (Vec::new(), vec![Vec::new(); against.len()]);
     for _ in 0..rounds * PATIENCE {
-        for (participant, samples) in participants.iter().zip(&mut samples) {
-            let (figure, state) = machine.observe(|| {
-                let figure = participant.run(bench).with_context(|| participant.describe())?;
-                Ok((figure, figure.seconds))
-            })?;
-            samples.push(Sample { value: row.figure.of(&figure), state });
+        first.push(sample(&ours)?);
+        for (participant, samples) in against.iter().zip(&mut others) {
+            samples.push(sample(participant)?);
         }
-        if report::common_state(&samples).is_some_and(|(state, count)| state != State::Disturbed && count >= rounds) {
+        let enough = |theirs| Comparison::new(&first, theirs).is_some_and(|found| found.pairs() >= rounds);
+        if others.iter().all(|theirs: &Vec<Sample>| enough(theirs)) {
             break;
         }
     }
-    let mut samples = samples.into_iter();
-    let ours = samples.next().unwrap_or_default();
-    let against = row.against.iter().zip(samples);
-    let against = against.map(|(against, samples)| Against::new(against, samples)).collect();
-    Ok(Row::new(row.name(), row.figure, ours, against))
+    Ok(Row::new(row, first, others))
 }
 
 /// How many rounds are tried for each that is wanted.

@@ -5,14 +5,14 @@ use std::fmt;
 use serde::Serialize;
 
 use super::machine::State;
-use super::plan::{Bound, Wanted, Which};
+use super::plan::{self, Bound, Wanted, Which};
 
 /// A whole benchmark.
 #[derive(Serialize)]
 pub struct Report {
     /// Of everybody's sockets.
     pub congestion_control: String,
-    /// Undisturbed runs of each participant of a row that were asked for.
+    /// Pairs of runs in the same state that were asked for.
     pub rounds: usize,
     /// In the order measured.
     pub rows: Vec<Row>,
@@ -25,13 +25,9 @@ pub struct Row {
     pub name: String,
     /// Which figure.
     pub figure: Which,
-    /// The state of the machine that was compared in; absent when there was none that all have met.
-    pub state: Option<State>,
-    /// Ours.
-    pub ours: Option<Stats>,
     /// The others.
     pub against: Vec<Against>,
-    /// All runs of ours.
+    /// All runs of ours, in the order made.
     pub samples: Vec<Sample>,
 }
 
@@ -42,13 +38,11 @@ pub struct Against {
     pub name: &'static str,
     /// What the ratio should be.
     pub bound: Bound,
-    /// Theirs.
-    pub stats: Option<Stats>,
-    /// Ours divided by theirs.
-    pub ratio: Option<Ratio>,
+    /// Of the pairs that count; absent when there was none.
+    pub comparison: Option<Comparison>,
     /// Whether the ratio is as wanted.
     pub met: Option<bool>,
-    /// All runs.
+    /// All runs: one for each of ours, made right after it.
     pub samples: Vec<Sample>,
 }
 
@@ -61,7 +55,7 @@ pub struct Sample {
     pub state: State,
 }
 
-/// The runs in the state that was compared.
+/// Some figures.
 #[derive(Clone, Copy, Serialize)]
 pub struct Stats {
     /// In the middle.
@@ -70,19 +64,21 @@ pub struct Stats {
     pub min: f64,
     /// The most.
     pub max: f64,
-    /// How many.
-    pub runs: usize,
 }
 
-/// Ours divided by theirs.
+/// Runs of ours and of a peer, in pairs of the same round that met the same state.
 #[derive(Clone, Copy, Serialize)]
-pub struct Ratio {
-    /// Of the medians.
-    pub median: f64,
-    /// Our least by their most.
-    pub min: f64,
-    /// Our most by their least.
-    pub max: f64,
+pub struct Comparison {
+    /// Our figures.
+    pub ours: Stats,
+    /// Theirs.
+    pub theirs: Stats,
+    /// Ours divided by theirs, pair by pair.
+    pub ratio: Stats,
+    /// Pairs that met near processors.
+    pub near: usize,
+    /// Pairs that met far ones.
+    pub far: usize,
 }
 
 impl Report {
@@ -109,80 +105,71 @@ impl Report {
 }
 
 impl Row {
-    /// Compares in the state that all participants have met most often.
-    pub fn new(name: String, figure: Which, ours: Vec<Sample>, mut against: Vec<Against>) -> Row {
-        let all: Vec<Vec<Sample>> =
-            [&ours].into_iter().chain(against.iter().map(|against| &against.samples)).cloned().collect();
-        let state = common_state(&all).map(|(state, _)| state);
-        let stats = state.and_then(|state| Stats::of(&ours, state));
-        for against in &mut against {
-            against.compare(stats, state);
-        }
-        Row { name, figure, state, ours: stats, against, samples: ours }
+    /// Compares each peer's runs with ours.
+    pub fn new(row: &plan::Row, ours: Vec<Sample>, theirs: Vec<Vec<Sample>>) -> Row {
+        let against = row.against.iter().zip(theirs).map(|(wanted, theirs)| Against::new(wanted, &ours, theirs));
+        Row { name: row.name(), figure: row.figure, against: against.collect(), samples: ours }
     }
 }
 
 impl Against {
-    /// Before the comparison.
-    pub fn new(wanted: &Wanted, samples: Vec<Sample>) -> Against {
-        let Wanted { name, bound, .. } = *wanted;
-        Against { name, bound, stats: None, ratio: None, met: None, samples }
-    }
-
-    fn compare(&mut self, ours: Option<Stats>, state: Option<State>) {
-        self.stats = state.and_then(|state| Stats::of(&self.samples, state));
-        self.ratio = ours.zip(self.stats).map(|(ours, theirs)| Ratio {
-            median: ours.median / theirs.median,
-            min: ours.min / theirs.max,
-            max: ours.max / theirs.min,
-        });
-        // A ratio of disturbed runs is shown, but decides nothing.
-        let quiet = self.ratio.filter(|_| state != Some(State::Disturbed));
-        self.met = quiet.and_then(|ratio| self.bound.met(ratio.median));
+    fn new(wanted: &Wanted, ours: &[Sample], samples: Vec<Sample>) -> Against {
+        let comparison = Comparison::new(ours, &samples);
+        let met = comparison.and_then(|comparison| wanted.bound.met(comparison.ratio.median));
+        Against { name: wanted.name, bound: wanted.bound, comparison, met, samples }
     }
 }
 
 impl Stats {
-    fn of(samples: &[Sample], state: State) -> Option<Stats> {
-        let mut values: Vec<f64> = samples.iter().filter(|run| run.state == state).map(|run| run.value).collect();
+    fn of(values: impl Iterator<Item = f64>) -> Option<Stats> {
+        let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
         let middle = values.len() / 2;
         let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Some(Stats { median, min, max, runs: values.len() })
+        Some(Stats { median, min, max })
     }
 }
 
-/// The state of which everybody has the most runs, and that number. Runs during which the state changed are not
-/// compared at all, disturbed ones only when there is nothing else.
-pub fn common_state(samples: &[Vec<Sample>]) -> Option<(State, usize)> {
-    let runs = |state| samples.iter().map(|runs| runs.iter().filter(|run| run.state == state).count()).min();
-    let count = |state| Some((state, runs(state)?)).filter(|(_, count)| *count > 0);
-    // Of two equal counts the last wins: near.
-    let quiet = [State::Far, State::Near].into_iter().filter_map(count).max_by_key(|(_, count)| *count);
-    quiet.or_else(|| count(State::Disturbed))
+impl Comparison {
+    /// A pair counts when both runs met the same state, and nothing changed or disturbed them.
+    pub fn new(ours: &[Sample], theirs: &[Sample]) -> Option<Comparison> {
+        let pairs = || ours.iter().zip(theirs).filter(|(a, b)| a.state == b.state && a.state.is_steady());
+        let count = |state| pairs().filter(|(ours, _)| ours.state == state).count();
+        Some(Comparison {
+            ours: Stats::of(pairs().map(|(ours, _)| ours.value))?,
+            theirs: Stats::of(pairs().map(|(_, theirs)| theirs.value))?,
+            ratio: Stats::of(pairs().map(|(ours, theirs)| ours.value / theirs.value))?,
+            near: count(State::Near),
+            far: count(State::Far),
+        })
+    }
+
+    /// How many pairs.
+    pub fn pairs(&self) -> usize {
+        self.near + self.far
+    }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |stats: Option<Stats>| match stats {
-            Some(Stats { median, min, max, runs }) => {
-                let figure = self.figure;
-                format!("{} ({} … {}, {runs} runs)", figure.show(median), figure.show(min), figure.show(max))
-            }
-            None => "no runs in a common state".to_owned(),
-        };
-        let state = self.state.map_or("–".to_owned(), |state| format!("{state:?}").to_lowercase());
-        write!(f, "{} [{state}]\n  {:<16} {}", self.name, "ours", show(self.ours))?;
+        write!(f, "{}", self.name)?;
         for against in &self.against {
-            write!(f, "\n  {:<16} {}", against.name, show(against.stats))?;
-            if let Some(Ratio { median, min, max }) = against.ratio {
-                write!(f, "\n  {:<16} {median:.2} × ({min:.2} … {max:.2})", "")?;
-                match (against.bound, against.met) {
-                    (Bound::AtLeast(least), Some(met)) => write!(f, ", at least {least}: {}", verdict(met))?,
-                    (Bound::AtMost(most), Some(met)) => write!(f, ", at most {most}: {}", verdict(met))?,
-                    _ => {}
-                }
+            let Some(Comparison { ours, theirs, ratio, near, far }) = against.comparison else {
+                write!(f, "\n  {:<16} no two runs in the same steady state", against.name)?;
+                continue;
+            };
+            let range = |Stats { median, min, max }| {
+                let figure = self.figure;
+                format!("{} ({} … {})", figure.show(median), figure.show(min), figure.show(max))
+            };
+            write!(f, "\n  {:<16} {}, ours {}", against.name, range(theirs), range(ours))?;
+            write!(f, "\n  {:<16} {:.2} × ({:.2} … {:.2})", "", ratio.median, ratio.min, ratio.max)?;
+            write!(f, " of {near} near pairs, {far} far")?;
+            match (against.bound, against.met) {
+                (Bound::AtLeast(least), Some(met)) => write!(f, "; at least {least}: {}", verdict(met))?,
+                (Bound::AtMost(most), Some(met)) => write!(f, "; at most {most}: {}", verdict(met))?,
+                _ => {}
             }
         }
         Ok(())
@@ -196,48 +183,30 @@ fn verdict(met: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::peers::Peer;
 
-    fn raw() -> Wanted {
-        Wanted { name: "raw", peer: Peer::Raw { words: "latency" }, bound: Bound::AtMost(1.25) }
-    }
-
-    fn runs(state: State, values: &[f64]) -> Vec<Sample> {
-        values.iter().map(|value| Sample { value: *value, state }).collect()
+    fn runs<const N: usize>(runs: [(f64, State); N]) -> Vec<Sample> {
+        runs.map(|(value, state)| Sample { value, state }).to_vec()
     }
 
     #[test]
     fn no_ratio_is_formed_across_states() {
-        let against = Against::new(&raw(), runs(State::Far, &[7.0, 7.0]));
-        let row = Row::new("lat".to_owned(), Which::Latency, runs(State::Near, &[5.0, 5.0]), vec![against]);
-
-        assert!(row.state.is_none() && row.against[0].ratio.is_none() && row.against[0].met.is_none());
+        let near = runs([(5.0, State::Near)]);
+        let far = runs([(7.0, State::Far)]);
+        assert!(Comparison::new(&near, &far).is_none());
     }
 
     #[test]
-    fn the_ratio_is_that_of_the_medians_in_the_common_state() {
-        let mut ours = runs(State::Near, &[6.0, 5.0, 9.0]);
-        ours.extend(runs(State::Far, &[90.0]));
-
-        let against = Against::new(&raw(), runs(State::Near, &[5.0, 4.0, 8.0]));
-        let row = Row::new("lat".to_owned(), Which::Latency, ours, vec![against]);
-
-        assert_eq!(row.state, Some(State::Near));
-        let ratio = row.against[0].ratio.unwrap();
-        assert!((ratio.median - 1.2).abs() < 1e-9, "{}", ratio.median);
-        assert_eq!(row.against[0].met, Some(true));
+    fn runs_that_were_disturbed_or_changed_do_not_count() {
+        let ours = runs([(5.0, State::Mixed), (5.0, State::Disturbed)]);
+        assert!(Comparison::new(&ours, &ours).is_none());
     }
 
     #[test]
-    fn a_ratio_of_disturbed_runs_decides_nothing() {
-        let against = Against::new(&raw(), runs(State::Disturbed, &[5.0]));
-        let row = Row::new("lat".to_owned(), Which::Latency, runs(State::Disturbed, &[5.0]), vec![against]);
-
-        assert!(row.against[0].ratio.is_some() && row.against[0].met.is_none());
-    }
-
-    #[test]
-    fn changing_states_are_not_compared() {
-        assert_eq!(common_state(&[runs(State::Mixed, &[1.0]), runs(State::Mixed, &[1.0])]), None);
+    fn the_ratio_is_the_median_of_the_pairs() {
+        let ours = runs([(6.0, State::Near), (10.0, State::Far), (9.0, State::Near), (1.0, State::Near)]);
+        let theirs = runs([(5.0, State::Near), (8.0, State::Far), (3.0, State::Near), (9.0, State::Far)]);
+        let Comparison { ratio, near, far, .. } = Comparison::new(&ours, &theirs).unwrap();
+        assert!((ratio.median - 1.25).abs() < 1e-9 && (ratio.max - 3.0).abs() < 1e-9, "{}", ratio.median);
+        assert_eq!((near, far), (2, 1));
     }
 }
