@@ -382,7 +382,7 @@ impl Progress {
             if self.next_bootstrap.load(Ordering::Acquire) <= now {
                 self.thread_turn().bootstrap_tick(self, now);
             }
-            let deadline = self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire));
+            let deadline = self.next_due();
             match self.standby.plan(&mut watch) {
                 Plan::StandBack(pause) => {
                     let pause = pause.min(Duration::from_nanos(deadline.saturating_sub(now)));
@@ -390,7 +390,7 @@ impl Progress {
                         self.kick.drain();
                     }
                 }
-                Plan::Sleep => self.sleep_on_sockets(&mut events, deadline),
+                Plan::Sleep => self.serve_sockets(&mut events, deadline, &mut watch),
             }
         }
     }
@@ -411,17 +411,13 @@ impl Progress {
     }
 
     /// Nobody polls: serve the sockets until somebody does.
-    fn sleep_on_sockets(&self, events: &mut [Event], deadline: Tick) {
-        {
-            let mut turn = self.thread_turn();
-            // A short look first: an application woken by what came may well be about to answer, ack included.
-            self.turn_epoll(&mut turn);
-            self.housekeep(&mut turn);
-            self.send_lazy(&mut turn);
-        }
+    fn serve_sockets(&self, events: &mut [Event], deadline: Tick, watch: &mut Watch) {
+        // A look first: an application woken by what came may well be about to answer, ack included.
+        self.linger(watch);
         let now = time::now();
         let timeout = (deadline != Tick::MAX).then(|| Duration::from_nanos(deadline.saturating_sub(now)));
         let n = self.epoll.wait(events, timeout).unwrap_or(0);
+        watch.slept(Duration::from_nanos(time::now() - now));
         self.standby.woke();
         if events[..n].iter().any(|event| event.token() == KICK) {
             self.kick.drain();
@@ -430,6 +426,36 @@ impl Progress {
             self.dispatch(&mut turn, &events[..n]);
             self.housekeep(&mut turn);
         }
+    }
+
+    /// Takes turns until nothing has come for as long as `watch` says, something else is due, or somebody polls.
+    fn linger(&self, watch: &mut Watch) {
+        let mut turn = self.thread_turn();
+        let mut before = time::now();
+        let mut last = before;
+        loop {
+            let moved = self.turn_inline(&mut turn);
+            let now = time::now();
+            if moved {
+                last = now;
+            } else {
+                self.send_lazy(&mut turn);
+                watch.looked(Duration::from_nanos(now - before), now);
+            }
+            let over = Duration::from_nanos(now - last) >= watch.lingers(now);
+            if over || self.next_due() <= now || self.standby.is_polled() {
+                break;
+            }
+            before = now;
+            // Who wants the engine for something else gets it between two turns.
+            MutexGuard::bump(&mut turn);
+        }
+        self.send_lazy(&mut turn);
+    }
+
+    /// When the thread has something to do, whatever comes.
+    fn next_due(&self) -> Tick {
+        self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire))
     }
 }
 

@@ -6,10 +6,17 @@
 //!
 //! An application that has armed a completion queue is about to sleep until an event comes: then there are no naps.
 //!
+//! A thread that sleeps has to be woken, which costs the sender and the receiver several microseconds each. When what
+//! it waits for comes at short intervals it lingers: it looks at the sockets for a while before it sleeps. On a busy
+//! machine that harms more than it helps, as a thread that never sleeps has to share its processor; so when the
+//! thread finds that it was displaced while it lingered, it does not linger for some time.
+//!
 //! What counts is that somebody polled, not that somebody polls while the thread serves: on a machine with few cores
 //! the thread may have displaced the very poller it looks for.
 
 use std::time::Duration;
+
+use dmverbs_proto::Tick;
 
 use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
@@ -32,11 +39,38 @@ pub(crate) struct Standby {
 pub(crate) struct Watch {
     /// How long it naps if somebody polls.
     nap: Duration,
+    /// The last sleep was short.
+    brisk: bool,
+    /// It does not linger before this, and how long that was.
+    abstains_until: Tick,
+    abstinence: Duration,
 }
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { nap: NAP_FIRST }
+        Watch { nap: NAP_FIRST, brisk: false, abstains_until: 0, abstinence: ABSTINENCE_FIRST }
+    }
+}
+
+impl Watch {
+    /// For how long after the last bytes the thread looks for more before it sleeps.
+    pub(crate) fn lingers(&self, now: Tick) -> Duration {
+        if self.brisk && now >= self.abstains_until { LINGER } else { Duration::ZERO }
+    }
+
+    /// A sleep has ended, by an event or by the clock.
+    pub(crate) fn slept(&mut self, time: Duration) {
+        self.brisk = time < LINGER;
+    }
+
+    /// Looking for bytes where there were none took as long as `time`.
+    pub(crate) fn looked(&mut self, time: Duration, now: Tick) {
+        if time < DISPLACED {
+            return;
+        }
+        let soon = now.saturating_sub(self.abstains_until) < ABSTINENCE_LAST.as_nanos() as Tick;
+        self.abstinence = if soon { (self.abstinence * 2).min(ABSTINENCE_LAST) } else { ABSTINENCE_FIRST };
+        self.abstains_until = now + self.abstinence.as_nanos() as Tick;
     }
 }
 
@@ -58,6 +92,12 @@ impl Standby {
         if !self.polled.load(Ordering::Relaxed) {
             self.polled.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether somebody has polled since the thread last asked what to do.
+    pub(crate) fn is_polled(&self) -> bool {
+        // Relaxed: a hint.
+        self.polled.load(Ordering::Relaxed)
     }
 
     /// Whether the thread sleeps on the sockets, so that only they or a kick wake it.
@@ -123,6 +163,12 @@ impl Standby {
 /// The first nap, and the longest: naps grow while polling goes on.
 const NAP_FIRST: Duration = Duration::from_micros(50);
 const NAP_LAST: Duration = Duration::from_millis(1);
+/// What a sender of 4 KiB messages takes to gather and send half of perftest's window.
+const LINGER: Duration = Duration::from_micros(100);
+/// A look at a socket takes less than a microsecond, unless somebody else has run meanwhile.
+const DISPLACED: Duration = Duration::from_micros(200);
+const ABSTINENCE_FIRST: Duration = Duration::from_millis(50);
+const ABSTINENCE_LAST: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -170,6 +216,34 @@ mod tests {
         standby.polled();
         assert!(matches!(standby.plan(&mut watch), Plan::StandBack(_)));
         assert!(standby.expect_sleeper(), "a thread that naps must be kicked");
+    }
+
+    #[test]
+    fn the_thread_lingers_while_events_come_at_short_intervals() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.lingers(0), Duration::ZERO);
+        watch.slept(LINGER / 2);
+        assert_eq!(watch.lingers(0), LINGER);
+        watch.slept(LINGER);
+        assert_eq!(watch.lingers(0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_thread_that_was_displaced_abstains_from_lingering_for_longer_and_longer() {
+        let mut watch = Watch::default();
+        watch.slept(Duration::ZERO);
+        let start: Tick = 10_000_000_000;
+        watch.looked(Duration::from_micros(1), start);
+        assert_eq!(watch.lingers(start), LINGER);
+        watch.looked(Duration::from_millis(3), start);
+        let first = start + ABSTINENCE_FIRST.as_nanos() as Tick;
+        assert_eq!((watch.lingers(first - 1), watch.lingers(first)), (Duration::ZERO, LINGER));
+        watch.looked(Duration::from_millis(3), first);
+        let second = first + 2 * ABSTINENCE_FIRST.as_nanos() as Tick;
+        assert_eq!((watch.lingers(second - 1), watch.lingers(second)), (Duration::ZERO, LINGER));
+        let long_after = second + 2 * ABSTINENCE_LAST.as_nanos() as Tick;
+        watch.looked(Duration::from_millis(3), long_after);
+        assert_eq!(watch.lingers(long_after + ABSTINENCE_FIRST.as_nanos() as Tick), LINGER);
     }
 
     #[test]
