@@ -6,9 +6,11 @@ use crate::engine::{Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{AtomicOp, Completion, Extra, Status, WcOpcode};
 
-/// Acknowledge at once after this many requests or bytes (WIRE §5.2); before, acks wait for a frame to ride on.
-const ACK_REQUESTS: u32 = 16;
+/// Acknowledge at once after this many requests, or bytes, or the lesser number of both (WIRE §5.2); before, acks wait
+/// for a frame to ride on.
+const ACK_REQUESTS: u32 = 64;
 const ACK_BYTES: u32 = 1 << 20;
+const ACK_BOTH: (u32, u32) = (16, 32 << 10);
 
 /// Where the payload of a frame goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -167,7 +169,11 @@ impl Responder {
 
     /// The peer should hear of progress now.
     pub(crate) fn owes_ack_now(&self) -> bool {
-        self.ack().wrapping_sub(self.acked) >= ACK_REQUESTS || self.bytes >= ACK_BYTES || self.owes_credit_now()
+        let (requests, bytes) = (self.ack().wrapping_sub(self.acked), self.bytes);
+        requests >= ACK_REQUESTS
+            || bytes >= ACK_BYTES
+            || (requests >= ACK_BOTH.0 && bytes >= ACK_BOTH.1)
+            || self.owes_credit_now()
     }
 
     /// The peer knows of no receive that it has not consumed, yet there is one: it may be waiting for it.

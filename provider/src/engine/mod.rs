@@ -279,7 +279,7 @@ impl Progress {
                 conn.unmark_listed();
                 let mut inner = conn.lock();
                 if !inner.is_blocked() {
-                    conn.flush(&mut inner);
+                    conn.flush_gathered(&mut inner);
                 }
             }
         }
