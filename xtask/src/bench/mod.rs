@@ -21,7 +21,7 @@ use report::{Comparison, Report, Row, Sample};
 /// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Two rounds instead of five, and shorter runs: to see that everything works, not to quote.
+    /// One pair of runs instead of three, and shorter ones: to see that everything works, not to quote.
     #[arg(long)]
     quick: bool,
     /// Write all figures into this file as JSON.
@@ -44,10 +44,10 @@ pub fn run(options: &Options) -> Result<()> {
     net.congestion_control(&options.congestion_control)?;
     let bench = Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 }, ucx: UCX.unpack()? };
     let mut machine = Machine::watch(&net)?;
-    let rounds = if options.quick { 2 } else { 5 };
+    let rounds = if options.quick { 1 } else { 3 };
 
     let plan: Vec<_> = plan::rows().into_iter().filter(|row| wanted(&row.name(), options)).collect();
-    println!("{} rows, {rounds} rounds each; loopback, {}, nobody pinned.\n", plan.len(), options.congestion_control);
+    println!("{} rows, {rounds} pairs each; loopback, {}, nobody pinned.\n", plan.len(), options.congestion_control);
     let mut report = Report::new(&options.congestion_control, rounds);
     for row in &plan {
         let measured = measure(&bench, &mut machine, row, rounds).with_context(|| row.name())?;
@@ -92,4 +92,4 @@ fn measure(bench: &Bench, machine: &mut Machine, row: &plan::Row, rounds: usize)
 }
 
 /// How many rounds are tried for each that is wanted.
-const PATIENCE: usize = 4;
+const PATIENCE: usize = 3;
