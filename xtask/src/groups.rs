@@ -30,7 +30,11 @@ pub const GROUPS: [Group; 9] = [
     Group { name: "deny", about: "licences, advisories and sources of the dependencies", run: deny },
     Group { name: "unit", about: "every crate's own tests", run: unit },
     Group { name: "sim", about: "random schedules of two engines against a model", run: sim },
-    Group { name: "loom", about: "every interleaving of the ring and of the sleep/wake hand-off", run: loom },
+    Group {
+        name: "loom",
+        about: "the ring and the sleep/wake hand-off under all interleavings of up to three preemptions",
+        run: loom,
+    },
     Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
     Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
 ];

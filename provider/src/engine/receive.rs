@@ -110,8 +110,7 @@ impl Conn {
             staging[..kept].copy_from_slice(&inbox.partial[..kept]);
             staging.len() - kept
         };
-        iovs.push(Iov::from_mut(&mut staging[kept..kept + room]));
-        let n = match socket::recv_vectored(link.stream.rx(), iovs) {
+        let n = match socket::recv_vectored(link.stream.rx(), iovs, &mut staging[kept..kept + room]) {
             Ok(0) => return Ok(Received::End),
             Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {

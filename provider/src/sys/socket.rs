@@ -1,6 +1,7 @@
 //! Stream sockets.
 
 use std::io;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -33,10 +34,7 @@ impl Drop for Socket {
     }
 }
 
-/// A range of memory for the kernel to read from or write to; `struct iovec`.
-///
-/// # Invariants
-/// The range stays allocated until the last system call that is given it returns: its makers guarantee that.
+/// A range of registered memory for the kernel to read from or write to; `struct iovec`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub(crate) struct Iov(libc::iovec);
@@ -60,16 +58,6 @@ impl Iov {
     /// the region is still live when a system call is given this.
     pub(crate) unsafe fn registered(addr: u64, len: usize) -> Iov {
         Iov(libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(addr as usize), iov_len: len })
-    }
-
-    /// Bytes to send; used before the slice goes away.
-    pub(crate) fn from_slice(bytes: &[u8]) -> Iov {
-        Iov(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
-    }
-
-    /// Room to receive into; used before the slice goes away.
-    pub(crate) fn from_mut(bytes: &mut [u8]) -> Iov {
-        Iov(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -236,31 +224,55 @@ pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
-/// Sends what the socket takes now.
-#[inline]
-pub(crate) fn send_vectored(socket: BorrowedFd<'_>, iovs: &[Iov]) -> io::Result<usize> {
-    let fd = socket.as_fd().as_raw_fd();
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    if let [iov] = iovs {
-        // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
-        return check_size(unsafe { libc::send(fd, iov.0.iov_base, iov.0.iov_len, flags) });
-    }
-    let message = message(iovs);
-    // SAFETY: `message` lists the ranges of `iovs`, which are allocated (type invariant of Iov) or give EFAULT.
-    check_size(unsafe { libc::sendmsg(fd, &message, flags) })
+/// What is sent together: bytes of ours, or a range of registered memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part<'a> {
+    Bytes(&'a [u8]),
+    Memory(Iov),
 }
 
-/// Receives what is there now; 0 at the end of the stream.
+/// Sends what the socket takes now of `parts`; `room` is for the vector. Gives how much that was, and how much there is.
 #[inline]
-pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut [Iov]) -> io::Result<usize> {
-    let fd = socket.as_fd().as_raw_fd();
-    if let [iov] = iovs {
-        // SAFETY: the range is allocated (type invariant of Iov) or the kernel says EFAULT.
-        return check_size(unsafe { libc::recv(fd, iov.0.iov_base, iov.0.iov_len, libc::MSG_DONTWAIT) });
-    }
-    let mut message = message(iovs);
-    // SAFETY: `message` lists the ranges of `iovs`, which are allocated (type invariant of Iov) or give EFAULT.
-    check_size(unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) })
+pub(crate) fn send_vectored<'a>(
+    socket: BorrowedFd<'_>,
+    room: &mut Vec<Iov>,
+    parts: impl Iterator<Item = Part<'a>>,
+) -> io::Result<(usize, usize)> {
+    room.clear();
+    room.extend(parts.map(|part| match part {
+        Part::Bytes(bytes) => Iov(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }),
+        Part::Memory(iov) => iov,
+    }));
+    let all = room.iter().map(Iov::len).sum();
+    let fd = socket.as_raw_fd();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let sent = if let [iov] = &room[..] {
+        // SAFETY: the range is borrowed for the call, or registered, and then the kernel says EFAULT if it is gone.
+        unsafe { libc::send(fd, iov.0.iov_base, iov.0.iov_len, flags) }
+    } else {
+        let message = message(room);
+        // SAFETY: as above, for each range that `message` lists.
+        unsafe { libc::sendmsg(fd, &message, flags) }
+    };
+    check_size(sent).map(|sent| (sent, all))
+}
+
+/// Receives what is there now, first into `iovs`, then into `tail`; 0 at the end of the stream. Empties `iovs`.
+#[inline]
+pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>, tail: &mut [u8]) -> io::Result<usize> {
+    let fd = socket.as_raw_fd();
+    let received = if iovs.is_empty() {
+        // SAFETY: `tail` is writable for its length.
+        unsafe { libc::recv(fd, tail.as_mut_ptr().cast(), tail.len(), libc::MSG_DONTWAIT) }
+    } else {
+        iovs.push(Iov(libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() }));
+        let mut message = message(iovs);
+        // SAFETY: `message` lists registered ranges, for which the kernel says EFAULT if they are gone, and `tail`,
+        // which is writable for its length.
+        unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) }
+    };
+    iovs.clear();
+    check_size(received)
 }
 
 fn message(iovs: &[Iov]) -> libc::msghdr {
@@ -277,12 +289,12 @@ fn message(iovs: &[Iov]) -> libc::msghdr {
 
 /// Sends a slice, or the front of it.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    send_vectored(socket, &[Iov::from_slice(bytes)])
+    send_vectored(socket, &mut Vec::new(), iter::once(Part::Bytes(bytes))).map(|(sent, _)| sent)
 }
 
 /// Receives into a slice; 0 at the end of the stream.
 pub(crate) fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
-    recv_vectored(socket, &mut [Iov::from_mut(bytes)])
+    recv_vectored(socket, &mut Vec::new(), bytes)
 }
 
 /// A socket address as the kernel wants it.
@@ -370,8 +382,9 @@ mod tests {
             shutdown_write(client.as_fd()).unwrap();
             wait(&server, Interest::READ);
             let (mut front, mut back) = ([0; 2], [0; 8]);
-            let n = recv_vectored(server.as_fd(), &mut [Iov::from_mut(&mut front), Iov::from_mut(&mut back)]).unwrap();
-            assert_eq!((n, &front, &back[..3]), (5, b"he", b"llo".as_slice()));
+            assert_eq!(recv(server.as_fd(), &mut front).unwrap(), 2);
+            assert_eq!(recv(server.as_fd(), &mut back).unwrap(), 3);
+            assert_eq!((&front, &back[..3]), (b"he", b"llo".as_slice()));
             wait(&server, Interest::READ);
             assert_eq!(recv(server.as_fd(), &mut back).unwrap(), 0, "the end of the stream");
         }

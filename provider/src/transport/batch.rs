@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Stream;
 use crate::mem::Region;
-use crate::sys::socket::{self, Iov};
+use crate::sys::socket::{self, Iov, Part};
 
 /// Payload up to this size is copied behind its header: cheaper than another element of the I/O vector.
 pub(crate) const COPY_MAX: usize = 8 << 10;
@@ -132,25 +132,22 @@ impl Batch {
             if !self.borrowed.iter().all(|region| region.is_live()) {
                 return Ok(Flushed::Revoked);
             }
-            self.iovs.clear();
-            let mut asked = 0;
-            for (i, segment) in self.segments[self.done..].iter().enumerate() {
-                let skip = if i == 0 { self.skip } else { 0 };
-                let iov = match *segment {
-                    Segment::Stage { from, to } => Iov::from_slice(&self.stage[from + skip..to]),
-                    Segment::Memory(iov) => iov.skip(skip),
-                };
-                asked += iov.len();
-                self.iovs.push(iov);
-            }
-            let n = match socket::send_vectored(stream.tx(), &self.iovs) {
-                Ok(n) => n,
+            let (stage, skip) = (&self.stage, self.skip);
+            let parts = self.segments[self.done..].iter().enumerate().map(|(i, segment)| {
+                let skip = if i == 0 { skip } else { 0 };
+                match *segment {
+                    Segment::Stage { from, to } => Part::Bytes(&stage[from + skip..to]),
+                    Segment::Memory(iov) => Part::Memory(iov.skip(skip)),
+                }
+            });
+            let (n, all) = match socket::send_vectored(stream.tx(), &mut self.iovs, parts) {
+                Ok(sent) => sent,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
             self.advance(n);
-            if n < asked {
+            if n < all {
                 return Ok(Flushed::Blocked);
             }
         }

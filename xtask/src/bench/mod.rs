@@ -47,7 +47,11 @@ pub fn run(options: &Options) -> Result<()> {
     let rounds = if options.quick { 1 } else { 3 };
 
     let plan: Vec<_> = plan::rows().into_iter().filter(|row| wanted(&row.name(), options)).collect();
-    println!("{} rows, {rounds} pairs each; loopback, {}, nobody pinned.\n", plan.len(), options.congestion_control);
+    println!(
+        "{} rows, {rounds} pairs each; loopback, {}, only raw TCP pinned.\n",
+        plan.len(),
+        options.congestion_control
+    );
     let mut report = Report::new(&options.congestion_control, rounds);
     for row in &plan {
         let measured = measure(&bench, &mut machine, row, rounds).with_context(|| row.name())?;

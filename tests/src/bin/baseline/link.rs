@@ -6,8 +6,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::{env, hint};
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
 
 use crate::Measure;
 
@@ -20,6 +22,7 @@ pub struct Link {
 impl Link {
     /// Starts the far end, and connects to it.
     pub fn near(what: &str, measure: &Measure) -> Result<Link> {
+        pin(0)?;
         let mut command = Command::new(env::current_exe()?);
         command.args(["peer", what]).args(measure.words()).stdout(Stdio::piped());
         let mut peer = command.spawn().context("the far end")?;
@@ -32,6 +35,7 @@ impl Link {
 
     /// Waits for the near end.
     pub fn far(measure: &Measure) -> Result<Link> {
+        pin(1)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         println!("{}", listener.local_addr()?.port());
         let (stream, _) = listener.accept()?;
@@ -120,6 +124,13 @@ impl Link {
         ensure!(status.success(), "the far end ended with {status}");
         Ok(line.trim().to_owned())
     }
+}
+
+/// Stays on one processor: on a machine with two, the scheduler puts sender and receiver on the same one at times.
+fn pin(processor: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("processor {processor}"))
 }
 
 /// True when the call is to be made again, false when the other end is gone.

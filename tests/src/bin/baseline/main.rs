@@ -1,7 +1,8 @@
 //! What plain TCP does on this machine: the benchmark's baseline. Every measure prints one line of JSON.
 //!
-//! Two processes talk over 127.0.0.1, the second started by the first. Both spin on non-blocking sockets, or both
-//! block (`--blocking`); they warm up for a while, then measure a window.
+//! Two processes talk over 127.0.0.1, the second started by the first. Each has a processor
+//! of its own. Both spin on non-blocking sockets, or both block (`--blocking`); they warm up for a while, then measure
+//! a window.
 
 mod bandwidth;
 mod hops;
