@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
-use super::receive::{Inbox, Received};
+use super::receive::{Inbox, Received, Staging};
 use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
@@ -356,7 +356,7 @@ impl Conn {
     }
 
     /// Receives what has come, up to a budget, and answers it. True if anything moved.
-    pub(super) fn service(self: &Arc<Self>, inner: &mut Inner, staging: &mut [u8], iovs: &mut Vec<Iov>) -> Serviced {
+    pub(super) fn service(self: &Arc<Self>, inner: &mut Inner, staging: &mut Staging, iovs: &mut Vec<Iov>) -> Serviced {
         let mut serviced = Serviced::default();
         if inner.link.is_none() {
             return serviced;

@@ -25,6 +25,7 @@ use bootstrap::Bootstrap;
 pub(crate) use bootstrap::Peer;
 pub(crate) use conn::{Conn, Inner, Phase};
 use links::Links;
+use receive::Staging;
 use registry::Registry;
 use wake::{Plan, Standby, Watch};
 
@@ -89,7 +90,7 @@ pub(crate) struct Turn {
     /// Turns of pollers in a row that brought nothing.
     idle: u32,
     bootstrap: Bootstrap,
-    staging: Vec<u8>,
+    staging: Staging,
     iovs: Vec<Iov>,
     events: Vec<Event>,
     /// Connections that owe their peer an ack which may find a frame to ride on.
@@ -136,7 +137,7 @@ impl Progress {
             direct_turns: 0,
             idle: 0,
             bootstrap: Bootstrap::default(),
-            staging: vec![0; receive::STAGING],
+            staging: Staging::default(),
             iovs: Vec::new(),
             events: vec![Event::default(); 128],
             lazy: Vec::new(),

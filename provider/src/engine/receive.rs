@@ -14,8 +14,28 @@ use super::conn::{Conn, Inner};
 use crate::mem::{self, AccessError, Span};
 use crate::sys::socket::{self, Iov};
 
-/// Bytes of the staging area.
-pub(super) const STAGING: usize = (64 << 10) + MAX_HEADER_LEN;
+/// Where bytes are read to before it is known what they are, [`STAGED`] at most. They begin at a page: the kernel
+/// copies to other addresses at half the speed. Before them is room for the front of a header.
+#[derive(Debug)]
+pub(super) struct Staging(Vec<u8>);
+
+impl Default for Staging {
+    fn default() -> Staging {
+        Staging(vec![0; FRONT + PAGE + STAGED])
+    }
+}
+
+impl Staging {
+    /// [`FRONT`] bytes, and those that begin at a page.
+    fn bytes(&mut self) -> &mut [u8] {
+        let before = self.0.as_ptr().wrapping_add(FRONT).align_offset(PAGE);
+        &mut self.0[before..before + FRONT + STAGED]
+    }
+}
+
+const STAGED: usize = 64 << 10;
+const FRONT: usize = MAX_HEADER_LEN;
+const PAGE: usize = 4096;
 /// Payload that is still to come is read directly into its place if it is larger than this.
 const DIRECT_MIN: usize = 16 << 10;
 /// What is read behind a direct payload: the next header.
@@ -28,13 +48,16 @@ pub(super) struct Inbox {
     partial: [u8; MAX_HEADER_LEN],
     partial_len: usize,
     placing: Option<Placing>,
+    /// The last payload was a large one. The next will be too: only up to its header is read, so that it can be read
+    /// directly into its place.
+    large: bool,
     /// The QP has failed: what still comes is read and dropped, so that our last words are not lost to a reset.
     discard: bool,
 }
 
 impl Default for Inbox {
     fn default() -> Inbox {
-        Inbox { partial: [0; MAX_HEADER_LEN], partial_len: 0, placing: None, discard: false }
+        Inbox { partial: [0; MAX_HEADER_LEN], partial_len: 0, placing: None, large: false, discard: false }
     }
 }
 
@@ -71,7 +94,7 @@ impl Conn {
     pub(super) fn receive(
         self: &Arc<Self>,
         inner: &mut Inner,
-        staging: &mut [u8],
+        staging: &mut Staging,
         iovs: &mut Vec<Iov>,
     ) -> io::Result<Received> {
         let Inner { engine, link, sends, receives, .. } = inner;
@@ -80,13 +103,11 @@ impl Conn {
         if engine.has_failed() {
             inbox.discard = true;
         }
-        iovs.clear();
         let mut direct = 0;
         let mut kept = 0;
         if let (Some(placing), false) = (&inbox.placing, inbox.discard)
             && placing.left as usize > DIRECT_MIN
         {
-            let before = iovs.len();
             let ok = match &placing.to {
                 Place::Memory(span) => span.iov(placing.done as usize, placing.left as usize).map(|iov| iovs.push(iov)),
                 Place::Receive { slot, offset } => {
@@ -100,17 +121,19 @@ impl Conn {
             if ok.is_some() {
                 direct = placing.left as usize;
             } else {
-                iovs.truncate(before);
+                iovs.clear();
             }
         }
+        let bytes = staging.bytes();
         let room = if direct > 0 {
             DIRECT_TAIL
         } else {
             kept = inbox.partial_len;
-            staging[..kept].copy_from_slice(&inbox.partial[..kept]);
-            staging.len() - kept
+            bytes[FRONT - kept..FRONT].copy_from_slice(&inbox.partial[..kept]);
+            let left = inbox.placing.as_ref().map_or(0, |placing| placing.left as usize);
+            if inbox.large { (left + DIRECT_TAIL).min(STAGED) } else { STAGED }
         };
-        let n = match socket::recv_vectored(link.stream.rx(), iovs, &mut staging[kept..kept + room]) {
+        let n = match socket::recv_vectored(link.stream.rx(), iovs, &mut bytes[FRONT..FRONT + room]) {
             Ok(0) => return Ok(Received::End),
             Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -128,7 +151,7 @@ impl Conn {
         if placed > 0 && !self.advance(inner, placed) {
             return Ok(Received::Some { drained });
         }
-        if let Err(fatal) = self.parse(inner, &staging[..kept + n - placed]) {
+        if let Err(fatal) = self.parse(inner, &bytes[FRONT - kept..FRONT + n - placed]) {
             self.break_off(inner, &fatal.to_string());
         }
         Ok(Received::Some { drained })
@@ -189,6 +212,7 @@ impl Conn {
                 };
                 let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
                 if let Some(link) = &mut inner.link {
+                    link.inbox.large = frame.len as usize > DIRECT_MIN;
                     link.inbox.placing = Some(Placing { to, done: 0, left: frame.len, invalidates });
                 }
                 if frame.len == 0 {
