@@ -8,6 +8,7 @@ use crate::failure::Failure;
 
 /// Prints a line for each device.
 pub fn print() -> Result<(), Failure> {
+    dmverbs_ffi::log::start().map_err(Failure::ours)?;
     let devices = object::devices().map_err(Failure::ours)?;
     let mut rows = vec![["DEVICE", "INTERFACE", "STATE", "SPEED", "MTU", "ADDRESSES"].map(str::to_owned)];
     for device in devices {

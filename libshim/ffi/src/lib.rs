@@ -9,6 +9,7 @@ mod args;
 mod entry;
 mod errno;
 mod handle;
+pub mod log;
 
 pub use args::{Arg, Code, Count, In, InOut, MinusOne, Nullable, Out, Ptr, Ret, Void};
 pub use entry::{call, guard};

@@ -8,8 +8,6 @@ use dmverbs_ffi::{Class, Errno, Handle, MinusOne, Out, Ptr, Ret, Void, entry};
 use dmverbs_provider::object;
 use rdma_core_sys::verbs::{IBV_NODE_CA, IBV_TRANSPORT_IB, ibv_device};
 
-use crate::log;
-
 /// `struct ibv_device`, and zeroes behind it: the vendor libraries' mlx5dv_is_supported() and its like read
 /// their own structure there to see whose device it is.
 #[repr(C)]
@@ -51,7 +49,7 @@ type Device = Handle<DeviceClass>;
 entry! {
     /// ibv_get_device_list(3)
     pub fn ibv_get_device_list(num_devices: Option<Out<'_, c_int>>) -> Ptr<*mut ibv_device> {
-        log::start()?;
+        dmverbs_ffi::log::start()?;
         let devices = object::devices().map_err(|e| Errno::from(e).loud())?;
         let devices: Vec<_> = devices.into_iter().map(listed).collect();
         if let Some(mut count) = num_devices {

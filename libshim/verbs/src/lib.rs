@@ -13,7 +13,6 @@ mod device;
 mod event;
 mod exports;
 mod kern;
-mod log;
 mod mr;
 mod pd;
 mod post;

@@ -41,6 +41,16 @@ fn the_table_of_devices_names_what_programs_see() {
 }
 
 #[test]
+fn an_interface_that_is_not_there_is_named() {
+    let dmverbs = Installation::new();
+    let mut command = dmverbs.command(&["devices"]);
+    let output = command.env("DMVERBS_IFNAMES", "lo,nowhere0").output().unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("DMVERBS_IFNAMES names nowhere0"), "{told}");
+}
+
+#[test]
 fn python_sees_the_devices() {
     let dmverbs = Installation::new();
     let script = "import os, stat, sys

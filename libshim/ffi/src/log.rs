@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use dmverbs_ffi::Errno;
+use crate::Errno;
 use dmverbs_provider::config::config;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
