@@ -432,19 +432,20 @@ impl Progress {
     /// Takes turns until nothing has come for as long as `watch` says, something else is due, or somebody polls.
     fn linger(&self, watch: &mut Watch) {
         let mut turn = self.thread_turn();
-        let mut before = time::now();
+        let clock = || Duration::from_nanos(time::now());
+        let mut before = clock();
         let mut last = before;
         loop {
             let moved = self.turn_inline(&mut turn);
-            let now = time::now();
+            let now = clock();
             if moved {
                 last = now;
             } else {
                 self.send_lazy(&mut turn);
-                watch.looked(Duration::from_nanos(now - before), now);
+                watch.looked(now - before, now);
             }
-            let over = Duration::from_nanos(now - last) >= watch.lingers(now);
-            if over || self.next_due() <= now || self.standby.is_polled() {
+            let due = Duration::from_nanos(self.next_due()) <= now;
+            if due || now - last >= watch.lingers(now) || self.standby.is_polled() {
                 break;
             }
             before = now;

@@ -16,8 +16,6 @@
 
 use std::time::Duration;
 
-use dmverbs_proto::Tick;
-
 use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
 /// The hand-off between pollers and the thread.
@@ -41,20 +39,20 @@ pub(crate) struct Watch {
     nap: Duration,
     /// The last sleep was short.
     brisk: bool,
-    /// It does not linger before this, and how long that was.
-    abstains_until: Tick,
+    /// It does not linger before this time of the clock, and for how long that was.
+    abstains_until: Duration,
     abstinence: Duration,
 }
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { nap: NAP_FIRST, brisk: false, abstains_until: 0, abstinence: ABSTINENCE_FIRST }
+        Watch { nap: NAP_FIRST, brisk: false, abstains_until: Duration::ZERO, abstinence: ABSTINENCE_FIRST }
     }
 }
 
 impl Watch {
     /// For how long after the last bytes the thread looks for more before it sleeps.
-    pub(crate) fn lingers(&self, now: Tick) -> Duration {
+    pub(crate) fn lingers(&self, now: Duration) -> Duration {
         if self.brisk && now >= self.abstains_until { LINGER } else { Duration::ZERO }
     }
 
@@ -64,13 +62,13 @@ impl Watch {
     }
 
     /// Looking for bytes where there were none took as long as `time`.
-    pub(crate) fn looked(&mut self, time: Duration, now: Tick) {
+    pub(crate) fn looked(&mut self, time: Duration, now: Duration) {
         if time < DISPLACED {
             return;
         }
-        let soon = now.saturating_sub(self.abstains_until) < ABSTINENCE_LAST.as_nanos() as Tick;
+        let soon = now.saturating_sub(self.abstains_until) < ABSTINENCE_LAST;
         self.abstinence = if soon { (self.abstinence * 2).min(ABSTINENCE_LAST) } else { ABSTINENCE_FIRST };
-        self.abstains_until = now + self.abstinence.as_nanos() as Tick;
+        self.abstains_until = now + self.abstinence;
     }
 }
 
@@ -221,29 +219,29 @@ mod tests {
     #[test]
     fn the_thread_lingers_while_events_come_at_short_intervals() {
         let mut watch = Watch::default();
-        assert_eq!(watch.lingers(0), Duration::ZERO);
+        assert_eq!(watch.lingers(Duration::ZERO), Duration::ZERO);
         watch.slept(LINGER / 2);
-        assert_eq!(watch.lingers(0), LINGER);
+        assert_eq!(watch.lingers(Duration::ZERO), LINGER);
         watch.slept(LINGER);
-        assert_eq!(watch.lingers(0), Duration::ZERO);
+        assert_eq!(watch.lingers(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
     fn a_thread_that_was_displaced_abstains_from_lingering_for_longer_and_longer() {
         let mut watch = Watch::default();
         watch.slept(Duration::ZERO);
-        let start: Tick = 10_000_000_000;
+        let (start, tick) = (Duration::from_secs(10), Duration::from_nanos(1));
         watch.looked(Duration::from_micros(1), start);
         assert_eq!(watch.lingers(start), LINGER);
         watch.looked(Duration::from_millis(3), start);
-        let first = start + ABSTINENCE_FIRST.as_nanos() as Tick;
-        assert_eq!((watch.lingers(first - 1), watch.lingers(first)), (Duration::ZERO, LINGER));
+        let first = start + ABSTINENCE_FIRST;
+        assert_eq!((watch.lingers(first - tick), watch.lingers(first)), (Duration::ZERO, LINGER));
         watch.looked(Duration::from_millis(3), first);
-        let second = first + 2 * ABSTINENCE_FIRST.as_nanos() as Tick;
-        assert_eq!((watch.lingers(second - 1), watch.lingers(second)), (Duration::ZERO, LINGER));
-        let long_after = second + 2 * ABSTINENCE_LAST.as_nanos() as Tick;
+        let second = first + 2 * ABSTINENCE_FIRST;
+        assert_eq!((watch.lingers(second - tick), watch.lingers(second)), (Duration::ZERO, LINGER));
+        let long_after = second + 2 * ABSTINENCE_LAST;
         watch.looked(Duration::from_millis(3), long_after);
-        assert_eq!(watch.lingers(long_after + ABSTINENCE_FIRST.as_nanos() as Tick), LINGER);
+        assert_eq!(watch.lingers(long_after + ABSTINENCE_FIRST), LINGER);
     }
 
     #[test]
