@@ -262,14 +262,11 @@ impl Conn {
         self.settle(inner);
     }
 
-    /// At the end of a turn: sends what gathered, unless it may wait for another one.
-    pub(super) fn flush_gathered(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.brought && inner.patience > 0 && inner.engine.in_flight() > 0 {
-            inner.patience -= 1;
-            self.progress.list(self);
-        } else {
-            self.flush(inner);
-        }
+    /// Whether requests that gather may wait for another turn; once for each call that says so.
+    pub(super) fn may_wait(&self, inner: &mut Inner) -> bool {
+        let may = inner.brought && inner.patience > 0 && inner.engine.in_flight() > 0;
+        inner.patience -= u32::from(may);
+        may
     }
 
     fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {

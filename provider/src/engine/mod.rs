@@ -225,7 +225,7 @@ impl Progress {
         } else {
             moved = self.turn_epoll(turn);
         }
-        self.housekeep(turn);
+        self.housekeep(turn, moved);
         moved
     }
 
@@ -272,15 +272,21 @@ impl Progress {
         serviced.moved
     }
 
-    /// What is due on every turn: connections that gathered requests, and those that ended.
-    fn housekeep(&self, turn: &mut Turn) {
+    /// What is due on every turn: connections that gathered requests, and those that ended. If the turn has moved
+    /// something, requests may wait for the next.
+    fn housekeep(&self, turn: &mut Turn, moved: bool) {
         if self.any_listed.swap(false, Ordering::AcqRel) {
             let listed = std::mem::take(&mut *self.listed.lock());
             for conn in &listed {
                 conn.unmark_listed();
                 let mut inner = conn.lock();
-                if !inner.is_blocked() {
-                    conn.flush_gathered(&mut inner);
+                if inner.is_blocked() {
+                    continue;
+                }
+                if moved && conn.may_wait(&mut inner) {
+                    self.list(conn);
+                } else {
+                    conn.flush(&mut inner);
                 }
             }
         }
@@ -424,8 +430,8 @@ impl Progress {
             self.kick.drain();
         }
         if let Some(mut turn) = self.turn.try_lock() {
-            self.dispatch(&mut turn, &events[..n]);
-            self.housekeep(&mut turn);
+            let moved = self.dispatch(&mut turn, &events[..n]);
+            self.housekeep(&mut turn, moved);
         }
     }
 
@@ -452,6 +458,8 @@ impl Progress {
             // Who wants the engine for something else gets it between two turns.
             MutexGuard::bump(&mut turn);
         }
+        // Nothing may wait while the thread sleeps.
+        self.housekeep(&mut turn, false);
         self.send_lazy(&mut turn);
     }
 
