@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* All that differs between Linux 6.12, which has devmem RX only, and 7.3. */
+#ifndef VHS_COMPAT_H
+#define VHS_COMPAT_H
+
+#include <linux/ethtool.h>
+#include <linux/ethtool_netlink.h>
+#include <linux/netdevice.h>
+#include <linux/version.h>
+#include <net/netdev_queues.h>
+#include <net/netdev_rx_queue.h>
+#include <net/page_pool/helpers.h>
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+
+#include <net/netdev_lock.h>
+
+#define VHS_HAVE_QCFG
+#define VHS_HAVE_HDS_THRESH
+#define VHS_HAVE_RXFH_FIELDS
+#define VHS_HAVE_NETMEM_TX
+#define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS("DMA_BUF")
+#define VHS_QCFG_PARAM(qcfg)	struct netdev_queue_config *qcfg,
+#define VHS_QCFG_PAGE_SIZE(qcfg) ((qcfg)->rx_page_size)
+#define vhs_napi_add		netif_napi_add_config_locked
+#define vhs_napi_del		netif_napi_del_locked
+#define vhs_napi_enable		napi_enable_locked
+#define vhs_napi_disable	napi_disable_locked
+#define VHS_NEEDS_RTNL							\
+	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS |		\
+			 ETHTOOL_OP_NEEDS_RTNL_SRINGPARAM |		\
+			 ETHTOOL_OP_NEEDS_RTNL_GLINK,
+
+static inline u32 vhs_rx_page_size(struct net_device *dev, int idx)
+{
+	struct netdev_queue_config qcfg;
+
+	netdev_queue_config(dev, idx, &qcfg);
+	return qcfg.rx_page_size;
+}
+
+static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
+					  u32 *size)
+{
+	return page_pool_dev_alloc_netmem(pool, offset, size);
+}
+
+#else
+
+#define VHS_QCFG_PARAM(qcfg)
+#define VHS_QCFG_PAGE_SIZE(qcfg) PAGE_SIZE
+#define vhs_napi_del		netif_napi_del
+#define vhs_napi_enable		napi_enable
+#define vhs_napi_disable	napi_disable
+#define VHS_NEEDS_RTNL
+#define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS(DMA_BUF)
+
+static inline void vhs_napi_add(struct net_device *dev,
+				struct napi_struct *napi,
+				int (*poll)(struct napi_struct *, int), int idx)
+{
+	netif_napi_add(dev, napi, poll);
+}
+
+static inline u32 vhs_rx_page_size(struct net_device *dev, int idx)
+{
+	return PAGE_SIZE;
+}
+
+static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
+					  u32 *size)
+{
+	*offset = 0;
+	*size = PAGE_SIZE << pool->p.order;
+	return page_pool_alloc_netmem(pool, GFP_ATOMIC | __GFP_NOWARN);
+}
+
+static inline bool skb_frag_is_net_iov(const skb_frag_t *frag)
+{
+	return netmem_is_net_iov(frag->netmem);
+}
+
+#endif
+#endif

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Rings, channels, indirection table and statistics for ethtool. */
+
+#include "vhs.h"
+
+static const char vhs_stat_names[][ETH_GSTRING_LEN] = {
+	"rx_split_bytes",
+	"rx_linear_bytes",
+	"rx_unreadable_bytes",
+	"rx_dma_bytes",
+	"rx_alloc_fail",
+	"rx_ring_full",
+};
+
+static int vhs_get_sset_count(struct net_device *dev, int set)
+{
+	return set == ETH_SS_STATS ? ARRAY_SIZE(vhs_stat_names) : -EOPNOTSUPP;
+}
+
+static void vhs_get_strings(struct net_device *dev, u32 set, u8 *data)
+{
+	if (set == ETH_SS_STATS)
+		memcpy(data, vhs_stat_names, sizeof(vhs_stat_names));
+}
+
+static void vhs_get_ethtool_stats(struct net_device *dev,
+				  struct ethtool_stats *unused, u64 *data)
+{
+	struct vhs_rx_stats rx;
+	u64 overruns;
+
+	vhs_sum(netdev_priv(dev), &rx, &overruns);
+	*data++ = rx.split_bytes;
+	*data++ = rx.linear_bytes;
+	*data++ = rx.unreadable_bytes;
+	*data++ = rx.dma_bytes;
+	*data++ = rx.alloc_fail;
+	*data++ = overruns;
+}
+
+/* Closes the port for a change if it runs, and opens it after. */
+static bool vhs_pause(struct vhs_port *port)
+{
+	bool ran = port->running;
+
+	if (ran)
+		vhs_stop(port->dev);
+	return ran;
+}
+
+static int vhs_resume(struct vhs_port *port, bool ran)
+{
+	return ran ? vhs_open(port->dev) : 0;
+}
+
+static void vhs_get_ringparam(struct net_device *dev,
+			      struct ethtool_ringparam *ring,
+			      struct kernel_ethtool_ringparam *kernel,
+			      struct netlink_ext_ack *extack)
+{
+	struct vhs_port *port = netdev_priv(dev);
+
+	ring->rx_max_pending = VHS_RING_MAX;
+	ring->rx_pending = port->ring_size;
+	kernel->tcp_data_split = port->hds_config;
+#ifdef VHS_HAVE_HDS_THRESH
+	kernel->hds_thresh = port->hds_thresh;
+	kernel->hds_thresh_max = VHS_HDS_THRESH_MAX;
+#endif
+}
+
+static int vhs_set_ringparam(struct net_device *dev,
+			     struct ethtool_ringparam *ring,
+			     struct kernel_ethtool_ringparam *kernel,
+			     struct netlink_ext_ack *extack)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	u32 old = port->ring_size;
+	bool ran;
+	int err;
+
+	if (ring->rx_pending < VHS_RING_MIN) {
+		NL_SET_ERR_MSG_FMT(extack, "a ring has at least %u entries",
+				   VHS_RING_MIN);
+		return -EINVAL;
+	}
+	if (kernel->tcp_data_split == ETHTOOL_TCP_DATA_SPLIT_UNKNOWN)
+		WRITE_ONCE(port->hds_config, ETHTOOL_TCP_DATA_SPLIT_DISABLED);
+	else
+		WRITE_ONCE(port->hds_config, kernel->tcp_data_split);
+#ifdef VHS_HAVE_HDS_THRESH
+	WRITE_ONCE(port->hds_thresh, kernel->hds_thresh);
+#endif
+	if (ring->rx_pending == old)
+		return 0;
+
+	ran = vhs_pause(port);
+	port->ring_size = ring->rx_pending;
+	err = vhs_resume(port, ran);
+	if (err) {
+		NL_SET_ERR_MSG(extack, "no memory for rings of this size");
+		port->ring_size = old;
+		vhs_resume(port, ran);
+	}
+	return err;
+}
+
+static void vhs_get_channels(struct net_device *dev,
+			     struct ethtool_channels *channels)
+{
+	channels->max_combined = dev->num_rx_queues;
+	channels->combined_count = dev->real_num_rx_queues;
+}
+
+static int vhs_set_channels(struct net_device *dev,
+			    struct ethtool_channels *channels)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	unsigned int n = channels->combined_count, i;
+	bool ran;
+	int err, again;
+
+	ran = vhs_pause(port);
+	/* The peer finds no queue that is gone: nothing arrives while closed. */
+	err = netif_set_real_num_queues(dev, n, n);
+	if (!err && !netif_is_rxfh_configured(dev))
+		for (i = 0; i < VHS_INDIR_SIZE; i++)
+			WRITE_ONCE(port->rss.indir[i],
+				   ethtool_rxfh_indir_default(i, n));
+	again = vhs_resume(port, ran);
+	return err ? err : again;
+}
+
+static u32 vhs_get_rxfh_key_size(struct net_device *dev)
+{
+	return VHS_KEY_SIZE;
+}
+
+static u32 vhs_get_rxfh_indir_size(struct net_device *dev)
+{
+	return VHS_INDIR_SIZE;
+}
+
+static int vhs_get_rxfh(struct net_device *dev, struct ethtool_rxfh_param *rxfh)
+{
+	struct vhs_port *port = netdev_priv(dev);
+
+	rxfh->hfunc = ETH_RSS_HASH_TOP;
+	if (rxfh->indir)
+		memcpy(rxfh->indir, port->rss.indir, sizeof(port->rss.indir));
+	if (rxfh->key)
+		memcpy(rxfh->key, port->rss.key, sizeof(port->rss.key));
+	return 0;
+}
+
+static int vhs_set_rxfh(struct net_device *dev, struct ethtool_rxfh_param *rxfh,
+			struct netlink_ext_ack *extack)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	unsigned int i;
+
+	if (rxfh->hfunc != ETH_RSS_HASH_NO_CHANGE &&
+	    rxfh->hfunc != ETH_RSS_HASH_TOP) {
+		NL_SET_ERR_MSG(extack, "the hash is Toeplitz");
+		return -EOPNOTSUPP;
+	}
+	if (rxfh->indir)
+		for (i = 0; i < VHS_INDIR_SIZE; i++)
+			WRITE_ONCE(port->rss.indir[i], rxfh->indir[i]);
+	if (rxfh->key)
+		memcpy(port->rss.key, rxfh->key, sizeof(port->rss.key));
+	return 0;
+}
+
+static int vhs_get_link_ksettings(struct net_device *dev,
+				  struct ethtool_link_ksettings *ks)
+{
+	ks->base.speed = SPEED_100000;
+	ks->base.duplex = DUPLEX_FULL;
+	ks->base.autoneg = AUTONEG_DISABLE;
+	ks->base.port = PORT_OTHER;
+	return 0;
+}
+
+#ifdef VHS_HAVE_RXFH_FIELDS
+static u32 vhs_get_rx_ring_count(struct net_device *dev)
+{
+	return dev->real_num_rx_queues;
+}
+#endif
+
+const struct ethtool_ops vhs_ethtool_ops = {
+	.supported_ring_params	= ETHTOOL_RING_USE_TCP_DATA_SPLIT
+#ifdef VHS_HAVE_HDS_THRESH
+				| ETHTOOL_RING_USE_HDS_THRS
+#endif
+				,
+	VHS_NEEDS_RTNL
+	.get_link		= ethtool_op_get_link,
+	.get_link_ksettings	= vhs_get_link_ksettings,
+	.get_ts_info		= ethtool_op_get_ts_info,
+	.get_sset_count		= vhs_get_sset_count,
+	.get_strings		= vhs_get_strings,
+	.get_ethtool_stats	= vhs_get_ethtool_stats,
+	.get_ringparam		= vhs_get_ringparam,
+	.set_ringparam		= vhs_set_ringparam,
+	.get_channels		= vhs_get_channels,
+	.set_channels		= vhs_set_channels,
+	.get_rxfh_key_size	= vhs_get_rxfh_key_size,
+	.get_rxfh_indir_size	= vhs_get_rxfh_indir_size,
+	.get_rxfh		= vhs_get_rxfh,
+	.set_rxfh		= vhs_set_rxfh,
+	.get_rxnfc		= vhs_get_rxnfc,
+	.set_rxnfc		= vhs_set_rxnfc,
+#ifdef VHS_HAVE_RXFH_FIELDS
+	.get_rx_ring_count	= vhs_get_rx_ring_count,
+	.get_rxfh_fields	= vhs_get_fields,
+	.set_rxfh_fields	= vhs_set_fields,
+#endif
+};

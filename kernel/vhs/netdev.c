@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The port as a net device: up and down, transmission, statistics. */
+
+#include <linux/etherdevice.h>
+
+#include "vhs.h"
+
+static void vhs_link(struct vhs_port *port)
+{
+	if (port->running && port->peer->running) {
+		netif_carrier_on(port->dev);
+		netif_carrier_on(port->peer->dev);
+	} else {
+		netif_carrier_off(port->dev);
+		netif_carrier_off(port->peer->dev);
+	}
+}
+
+int vhs_open(struct net_device *dev)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < dev->real_num_rx_queues; i++) {
+		err = vhs_rxq_open(&port->rxq[i]);
+		if (err)
+			goto err_close;
+	}
+	for (i = 0; i < dev->real_num_rx_queues; i++)
+		vhs_rxq_enable(&port->rxq[i]);
+	/* Pairs with the acquire in vhs_xmit(). */
+	smp_store_release(&port->running, true);
+	vhs_link(port);
+	netif_tx_start_all_queues(dev);
+	return 0;
+
+err_close:
+	while (i--)
+		vhs_rxq_close(&port->rxq[i]);
+	return err;
+}
+
+int vhs_stop(struct net_device *dev)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	unsigned int i;
+
+	/* A change of the rings that failed has closed the port before. */
+	if (!port->running)
+		return 0;
+	netif_tx_disable(dev);
+	WRITE_ONCE(port->running, false);
+	vhs_link(port);
+	/* The peer has put its last packet into a ring. */
+	synchronize_net();
+	for (i = 0; i < dev->real_num_rx_queues; i++) {
+		vhs_rxq_disable(&port->rxq[i]);
+		vhs_rxq_close(&port->rxq[i]);
+	}
+	return 0;
+}
+
+static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
+{
+	u64_stats_update_begin(&txq->syncp);
+	txq->packets++;
+	txq->bytes += skb->len;
+	if (skb_is_gso(skb)) {
+		txq->gso_packets++;
+		txq->gso_bytes += skb->len;
+	}
+	if (skb->ip_summed == CHECKSUM_PARTIAL)
+		txq->needs_csum++;
+	u64_stats_update_end(&txq->syncp);
+}
+
+static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
+{
+	struct vhs_port *port = netdev_priv(dev), *peer = port->peer;
+	struct vhs_txq *txq = &port->txq[skb_get_queue_mapping(skb)];
+	struct vhs_rxq *rxq;
+	unsigned int queue;
+
+	/* Pairs with the release in vhs_open(). */
+	if (unlikely(skb->len < ETH_HLEN || !smp_load_acquire(&peer->running)))
+		goto err_drop;
+	queue = vhs_steer(peer, skb);
+	if (queue == VHS_DROP)
+		goto err_drop;
+
+	rxq = &peer->rxq[queue];
+	skb_tx_timestamp(skb);
+	vhs_tx_count(txq, skb);
+	if (unlikely(ptr_ring_produce(&rxq->ring, skb))) {
+		atomic64_inc(&rxq->overruns);
+		kfree_skb(skb);
+	}
+	napi_schedule(&rxq->napi);
+	return NETDEV_TX_OK;
+
+err_drop:
+	u64_stats_update_begin(&txq->syncp);
+	txq->drops++;
+	u64_stats_update_end(&txq->syncp);
+	kfree_skb(skb);
+	return NETDEV_TX_OK;
+}
+
+static struct vhs_rx_stats vhs_rx_stats(struct vhs_rxq *rxq)
+{
+	struct vhs_rx_stats stats;
+	unsigned int start;
+
+	do {
+		start = u64_stats_fetch_begin(&rxq->syncp);
+		stats = rxq->stats;
+	} while (u64_stats_fetch_retry(&rxq->syncp, start));
+	return stats;
+}
+
+static struct vhs_txq vhs_tx_stats(struct vhs_txq *txq)
+{
+	struct vhs_txq stats;
+	unsigned int start;
+
+	do {
+		start = u64_stats_fetch_begin(&txq->syncp);
+		stats = *txq;
+	} while (u64_stats_fetch_retry(&txq->syncp, start));
+	return stats;
+}
+
+void vhs_sum(struct vhs_port *port, struct vhs_rx_stats *sum, u64 *overruns)
+{
+	u64 *to = (u64 *)sum;
+	unsigned int i, j;
+
+	memset(sum, 0, sizeof(*sum));
+	*overruns = 0;
+	for (i = 0; i < port->dev->num_rx_queues; i++) {
+		struct vhs_rx_stats stats = vhs_rx_stats(&port->rxq[i]);
+		const u64 *from = (const u64 *)&stats;
+
+		for (j = 0; j < sizeof(stats) / sizeof(u64); j++)
+			to[j] += from[j];
+		*overruns += atomic64_read(&port->rxq[i].overruns);
+	}
+}
+
+static void vhs_get_stats64(struct net_device *dev,
+			    struct rtnl_link_stats64 *stats)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	struct vhs_rx_stats rx;
+	unsigned int i;
+	u64 overruns;
+
+	vhs_sum(port, &rx, &overruns);
+	stats->rx_packets = rx.packets;
+	stats->rx_bytes = rx.bytes;
+	stats->rx_dropped = rx.alloc_fail;
+	stats->rx_missed_errors = overruns;
+	for (i = 0; i < dev->num_tx_queues; i++) {
+		struct vhs_txq tx = vhs_tx_stats(&port->txq[i]);
+
+		stats->tx_packets += tx.packets;
+		stats->tx_bytes += tx.bytes;
+		stats->tx_dropped += tx.drops;
+	}
+}
+
+static void vhs_queue_stats_rx(struct net_device *dev, int idx,
+			       struct netdev_queue_stats_rx *stats)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	struct vhs_rx_stats rx = vhs_rx_stats(&port->rxq[idx]);
+
+	stats->packets = rx.packets;
+	stats->bytes = rx.bytes;
+	stats->alloc_fail = rx.alloc_fail;
+	stats->hw_drop_overruns = atomic64_read(&port->rxq[idx].overruns);
+	stats->hw_drops = stats->hw_drop_overruns;
+	stats->csum_unnecessary = rx.csum_unnecessary;
+	stats->csum_complete = rx.csum_complete;
+	stats->hw_gro_packets = rx.gro_packets;
+	stats->hw_gro_bytes = rx.gro_bytes;
+	stats->hw_gro_wire_packets = rx.gro_wire_packets;
+}
+
+static void vhs_queue_stats_tx(struct net_device *dev, int idx,
+			       struct netdev_queue_stats_tx *stats)
+{
+	struct vhs_port *port = netdev_priv(dev);
+	struct vhs_txq tx = vhs_tx_stats(&port->txq[idx]);
+
+	stats->packets = tx.packets;
+	stats->bytes = tx.bytes;
+	stats->hw_drops = tx.drops;
+	stats->needs_csum = tx.needs_csum;
+	stats->hw_gso_packets = tx.gso_packets;
+	stats->hw_gso_bytes = tx.gso_bytes;
+}
+
+/* Queues that are not in use now, and which statistics are kept. */
+static void vhs_base_stats(struct net_device *dev,
+			   struct netdev_queue_stats_rx *rx,
+			   struct netdev_queue_stats_tx *tx)
+{
+	struct netdev_queue_stats_rx one_rx;
+	struct netdev_queue_stats_tx one_tx;
+	unsigned int i;
+
+	rx->packets = 0;
+	rx->bytes = 0;
+	rx->alloc_fail = 0;
+	rx->hw_drops = 0;
+	rx->hw_drop_overruns = 0;
+	for (i = dev->real_num_rx_queues; i < dev->num_rx_queues; i++) {
+		vhs_queue_stats_rx(dev, i, &one_rx);
+		rx->packets += one_rx.packets;
+		rx->bytes += one_rx.bytes;
+		rx->alloc_fail += one_rx.alloc_fail;
+		rx->hw_drops += one_rx.hw_drops;
+		rx->hw_drop_overruns += one_rx.hw_drop_overruns;
+	}
+	tx->packets = 0;
+	tx->bytes = 0;
+	tx->hw_drops = 0;
+	for (i = dev->real_num_tx_queues; i < dev->num_tx_queues; i++) {
+		vhs_queue_stats_tx(dev, i, &one_tx);
+		tx->packets += one_tx.packets;
+		tx->bytes += one_tx.bytes;
+		tx->hw_drops += one_tx.hw_drops;
+	}
+}
+
+const struct netdev_stat_ops vhs_stat_ops = {
+	.get_queue_stats_rx	= vhs_queue_stats_rx,
+	.get_queue_stats_tx	= vhs_queue_stats_tx,
+	.get_base_stats		= vhs_base_stats,
+};
+
+const struct net_device_ops vhs_netdev_ops = {
+	.ndo_open		= vhs_open,
+	.ndo_stop		= vhs_stop,
+	.ndo_start_xmit		= vhs_xmit,
+	.ndo_get_stats64	= vhs_get_stats64,
+	.ndo_set_mac_address	= eth_mac_addr,
+	.ndo_validate_addr	= eth_validate_addr,
+};
+
+void vhs_setup(struct vhs_port *port)
+{
+	struct net_device *dev = port->dev;
+	unsigned int i;
+
+	for (i = 0; i < dev->num_rx_queues; i++) {
+		port->rxq[i].port = port;
+		port->rxq[i].index = i;
+		u64_stats_init(&port->rxq[i].syncp);
+		u64_stats_init(&port->txq[i].syncp);
+	}
+	port->ring_size = VHS_RING_DEFAULT;
+	port->hds_config = ETHTOOL_TCP_DATA_SPLIT_DISABLED;
+	vhs_steer_init(port);
+
+	eth_hw_addr_random(dev);
+	dev->netdev_ops = &vhs_netdev_ops;
+	dev->stat_ops = &vhs_stat_ops;
+	dev->queue_mgmt_ops = &vhs_queue_mgmt_ops;
+	dev->ethtool_ops = &vhs_ethtool_ops;
+	dev->min_mtu = ETH_MIN_MTU;
+	dev->max_mtu = ETH_MAX_MTU - ETH_HLEN;
+	dev->hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_RXCSUM |
+			   NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN |
+			   NETIF_F_RXHASH | NETIF_F_NTUPLE;
+	dev->features = dev->hw_features | NETIF_F_HIGHDMA;
+	dev->vlan_features = dev->hw_features & ~NETIF_F_NTUPLE;
+#ifdef VHS_HAVE_NETMEM_TX
+	dev->netmem_tx = NETMEM_TX_DMA;
+#endif
+}
