@@ -16,12 +16,13 @@
 #include <net/netdev_lock.h>
 
 #define VHS_HAVE_QCFG
+#define VHS_HAVE_CSUM_COMPLETE
 #define VHS_HAVE_HDS_THRESH
 #define VHS_HAVE_RXFH_FIELDS
 #define VHS_HAVE_NETMEM_TX
 #define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS("DMA_BUF")
-#define VHS_QCFG_PARAM(qcfg)	struct netdev_queue_config *qcfg,
-#define VHS_QCFG_PAGE_SIZE(qcfg) ((qcfg)->rx_page_size)
+#define VHS_QCFG_PARAM		struct netdev_queue_config *qcfg,
+#define VHS_QCFG_PAGE_SIZE	(qcfg->rx_page_size)
 #define vhs_napi_add		netif_napi_add_config_locked
 #define vhs_napi_del		netif_napi_del_locked
 #define vhs_napi_enable		napi_enable_locked
@@ -47,8 +48,8 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 
 #else
 
-#define VHS_QCFG_PARAM(qcfg)
-#define VHS_QCFG_PAGE_SIZE(qcfg) PAGE_SIZE
+#define VHS_QCFG_PARAM
+#define VHS_QCFG_PAGE_SIZE	PAGE_SIZE
 #define vhs_napi_del		netif_napi_del
 #define vhs_napi_enable		napi_enable
 #define vhs_napi_disable	napi_disable
@@ -73,11 +74,6 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 	*offset = 0;
 	*size = PAGE_SIZE << pool->p.order;
 	return page_pool_alloc_netmem(pool, GFP_ATOMIC | __GFP_NOWARN);
-}
-
-static inline bool skb_frag_is_net_iov(const skb_frag_t *frag)
-{
-	return netmem_is_net_iov(frag->netmem);
 }
 
 #endif

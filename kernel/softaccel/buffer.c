@@ -35,7 +35,7 @@ static struct sg_table *softaccel_map(struct dma_buf_attachment *attach,
 	struct sg_table *sgt;
 	int err;
 
-	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	sgt = kzalloc_obj(*sgt);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
 	err = sg_alloc_table(sgt, n, GFP_KERNEL);
@@ -98,7 +98,7 @@ int softaccel_alloc(struct softaccel *accel, u64 size)
 		return -EINVAL;
 	if (size > accel->size)
 		return -ENOMEM;
-	buffer = kzalloc(sizeof(*buffer), GFP_KERNEL);
+	buffer = kzalloc_obj(*buffer);
 	if (!buffer)
 		return -ENOMEM;
 	addr = gen_pool_alloc(accel->pool, size);

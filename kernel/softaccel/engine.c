@@ -202,7 +202,7 @@ int softaccel_copy(struct softaccel *accel, const struct softaccel_copy *copy)
 		return -E2BIG;
 	if (!copy->count || copy->event_fd < -1)
 		return -EINVAL;
-	job = kzalloc(sizeof(*job), GFP_KERNEL);
+	job = kzalloc_obj(*job);
 	if (!job)
 		return -ENOMEM;
 	job->accel = accel;

@@ -180,7 +180,7 @@ static int softaccel_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return err;
 	if (!pci_resource_len(pdev, SOFTACCEL_BAR))
 		return dev_err_probe(&pdev->dev, -ENODEV, "no memory BAR\n");
-	accel = kzalloc(sizeof(*accel), GFP_KERNEL);
+	accel = kzalloc_obj(*accel);
 	if (!accel)
 		return -ENOMEM;
 	kref_init(&accel->ref);

@@ -3,10 +3,10 @@
 
 #include <linux/dma-mapping.h>
 #include <linux/etherdevice.h>
-#include <linux/idr.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
 #include <linux/rtnetlink.h>
+#include <linux/xarray.h>
 
 #include "vhs.h"
 
@@ -25,7 +25,7 @@ struct vhs_pair {
 };
 
 /* Platform devices by number. */
-static DEFINE_IDR(vhs_pairs);
+static DEFINE_XARRAY_ALLOC(vhs_pairs);
 static DEFINE_MUTEX(vhs_pairs_lock);
 
 static struct vhs_port *vhs_port_alloc(struct device *parent, int number)
@@ -129,20 +129,20 @@ static void vhs_remove(struct platform_device *pdev)
 static int vhs_pair_add(void)
 {
 	struct platform_device *pdev;
-	int id, err;
+	u32 id;
+	int err;
 
 	mutex_lock(&vhs_pairs_lock);
-	id = idr_alloc(&vhs_pairs, NULL, 0, VHS_PAIRS_MAX, GFP_KERNEL);
-	if (id < 0) {
-		err = id;
+	err = xa_alloc(&vhs_pairs, &id, NULL, XA_LIMIT(0, VHS_PAIRS_MAX - 1),
+		       GFP_KERNEL);
+	if (err)
 		goto out_unlock;
-	}
 	pdev = platform_device_register_simple("vhs", id, NULL, 0);
 	err = PTR_ERR_OR_ZERO(pdev);
 	if (err)
-		idr_remove(&vhs_pairs, id);
+		xa_erase(&vhs_pairs, id);
 	else
-		idr_replace(&vhs_pairs, pdev, id);
+		xa_store(&vhs_pairs, id, pdev, GFP_KERNEL);
 out_unlock:
 	mutex_unlock(&vhs_pairs_lock);
 	return err;
@@ -153,7 +153,7 @@ static int vhs_pair_del(int id)
 	struct platform_device *pdev;
 
 	mutex_lock(&vhs_pairs_lock);
-	pdev = idr_remove(&vhs_pairs, id);
+	pdev = xa_erase(&vhs_pairs, id);
 	if (pdev)
 		platform_device_unregister(pdev);
 	mutex_unlock(&vhs_pairs_lock);
@@ -210,7 +210,7 @@ static void vhs_pairs_del(void)
 
 	for (id = 0; id < VHS_PAIRS_MAX; id++)
 		vhs_pair_del(id);
-	idr_destroy(&vhs_pairs);
+	xa_destroy(&vhs_pairs);
 }
 
 static int __init vhs_init(void)

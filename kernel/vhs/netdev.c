@@ -182,7 +182,9 @@ static void vhs_queue_stats_rx(struct net_device *dev, int idx,
 	stats->hw_drop_overruns = atomic64_read(&port->rxq[idx].overruns);
 	stats->hw_drops = stats->hw_drop_overruns;
 	stats->csum_unnecessary = rx.csum_unnecessary;
+#ifdef VHS_HAVE_CSUM_COMPLETE
 	stats->csum_complete = rx.csum_complete;
+#endif
 	stats->hw_gro_packets = rx.gro_packets;
 	stats->hw_gro_bytes = rx.gro_bytes;
 	stats->hw_gro_wire_packets = rx.gro_wire_packets;

@@ -105,12 +105,12 @@ void vhs_rxq_kick(struct vhs_rxq *rxq)
 	local_bh_enable();
 }
 
-static int vhs_queue_mem_alloc(struct net_device *dev, VHS_QCFG_PARAM(qcfg)
+static int vhs_queue_mem_alloc(struct net_device *dev, VHS_QCFG_PARAM
 			       void *qmem, int idx)
 {
 	struct vhs_port *port = netdev_priv(dev);
 
-	return vhs_mem_alloc(&port->rxq[idx], VHS_QCFG_PAGE_SIZE(qcfg), qmem);
+	return vhs_mem_alloc(&port->rxq[idx], VHS_QCFG_PAGE_SIZE, qmem);
 }
 
 static void vhs_queue_mem_free(struct net_device *dev, void *qmem)
@@ -120,7 +120,7 @@ static void vhs_queue_mem_free(struct net_device *dev, void *qmem)
 	page_pool_destroy(mem->payload);
 }
 
-static int vhs_queue_start(struct net_device *dev, VHS_QCFG_PARAM(qcfg)
+static int vhs_queue_start(struct net_device *dev, VHS_QCFG_PARAM
 			   void *qmem, int idx)
 {
 	struct vhs_port *port = netdev_priv(dev);

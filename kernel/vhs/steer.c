@@ -270,7 +270,7 @@ static int vhs_rule_add(struct vhs_port *port, struct ethtool_rx_flow_spec *spec
 	place = vhs_rule_place(port, spec->location);
 	if (place < 0)
 		return place;
-	rule = kzalloc(sizeof(*rule), GFP_KERNEL);
+	rule = kzalloc_obj(*rule);
 	if (!rule)
 		return -ENOMEM;
 	spec->location = place;

@@ -160,9 +160,11 @@ void vhs_steer_init(struct vhs_port *port);
 void vhs_steer_exit(struct vhs_port *port);
 int vhs_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc, u32 *locs);
 int vhs_set_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc);
+#ifdef VHS_HAVE_RXFH_FIELDS
 int vhs_get_fields(struct net_device *dev, struct ethtool_rxfh_fields *nfc);
 int vhs_set_fields(struct net_device *dev, const struct ethtool_rxfh_fields *nfc,
 		   struct netlink_ext_ack *extack);
+#endif
 
 /* ethtool.c */
 extern const struct ethtool_ops vhs_ethtool_ops;
