@@ -56,11 +56,7 @@ impl Apt {
             fs::create_dir_all(folder.join(name))?;
         }
         fs::write(folder.join("installed"), "")?;
-        let listed = output(Command::new("apt-get").args(["update", "--print-uris"]))?;
-        let mirror = mirror(&listed, &codename(&fs::read_to_string("/etc/os-release")?)?)
-            .context("apt's sources name no mirror of this machine's own Debian release")?;
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {SUITE} main\n");
-        fs::write(folder.join("sources.list"), source)?;
+        fs::write(folder.join("sources.list"), source(SUITE)? + "\n")?;
         Ok(Apt { folder: folder.to_owned() })
     }
 
@@ -101,6 +97,14 @@ impl Apt {
 }
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The line of sources.list for a suite, on the machine's own mirror.
+pub fn source(suite: &str) -> Result<String> {
+    let listed = output(Command::new("apt-get").args(["update", "--print-uris"]))?;
+    let mirror = mirror(&listed, &codename(&fs::read_to_string("/etc/os-release")?)?)
+        .context("apt's sources name no mirror of this machine's own Debian release")?;
+    Ok(format!("deb [signed-by={KEYRING}] {mirror} {suite} main"))
+}
 
 /// The word by which Debian's archive knows the installed release.
 fn codename(os_release: &str) -> Result<String> {

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup | demo | test | bench | regen`.
+//! The project's own commands: `cargo xtask setup | demo | test | bench | vm | regen`.
 
 mod bench;
 mod build;
@@ -9,6 +9,7 @@ mod regen;
 mod setup;
 mod tally;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Measure dmverbs, raw TCP and UCX side by side, and print medians, ranges and ratios.
     Bench(bench::Options),
+    /// Run a command in a virtual machine with the modules of kernel/.
+    Vm(vm::Options),
     /// Generate the checked-in bindings anew.
     Regen {
         /// Change nothing, and fail if the files in the tree are not what would be generated.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Test { groups } => test::run(&groups),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Vm(options) => vm::run(&options),
         Command::Regen { check } => regen::run(check).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -8,7 +8,12 @@ use nix::unistd::geteuid;
 
 /// Installs what is missing as root. Anybody else is told the command to give.
 pub fn run() -> Result<()> {
-    let missing = missing()?;
+    install(&PACKAGES)
+}
+
+/// The same for other packages.
+pub fn install(packages: &[&'static str]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -30,14 +35,14 @@ fn apt(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(packages: &[&'static str]) -> Result<Vec<&'static str>> {
     let mut query = Command::new("dpkg-query");
-    query.args(["-W", "-f=${Package} ${db:Status-Status}\n"]).args(PACKAGES);
+    query.args(["-W", "-f=${Package} ${db:Status-Status}\n"]).args(packages);
     // The status tells only that some package is unknown.
     let shown = query.output().context("dpkg-query: this needs Debian 12 or later")?;
     let shown = String::from_utf8_lossy(&shown.stdout);
     let installed: BTreeSet<&str> = shown.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
-    Ok(PACKAGES.into_iter().filter(|package| !installed.contains(package)).collect())
+    Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
 /// The compiler's tools, the headers that the bindings are checked against, and the programs that the tests run.
