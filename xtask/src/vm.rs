@@ -46,7 +46,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 /// A root, and what is booted with it.
 struct Machine {
-    folder: PathBuf,
     root: PathBuf,
     kernel: String,
 }
@@ -75,7 +74,7 @@ impl Machine {
         }
         let kernel = fs::read_dir(root.join("lib/modules"))?.next().context("the root has no kernel")??;
         let kernel = kernel.file_name().to_string_lossy().into_owned();
-        Ok(Machine { folder: folder.to_owned(), root, kernel })
+        Ok(Machine { root, kernel })
     }
 
     /// Builds the modules in the root, of which only a copy is written to.
@@ -139,7 +138,7 @@ impl Machine {
         qemu.args(share("out", out, ""));
         qemu.args(["-object", "memory-backend-ram,size=512M,share=on,id=accelerator"]);
         qemu.args(["-device", "ivshmem-plain,memdev=accelerator"]);
-        let status = qemu.stdin(Stdio::null()).status().context(self.folder.display().to_string())?;
+        let status = qemu.stdin(Stdio::null()).status().context("qemu-system-x86_64")?;
         ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
         Ok(())
     }
