@@ -371,11 +371,23 @@ impl Progress {
             self.next_timer.store(timers.iter().map(|t| t.0).min().unwrap_or(Tick::MAX), Ordering::Release);
             due
         };
+        if !due.is_empty() {
+            self.look();
+        }
         for (at, conn) in due {
             if let Some(next) = conn.on_timer(at, now) {
                 self.timers.lock().push((next, conn));
                 self.next_timer.fetch_min(next, Ordering::AcqRel);
             }
+        }
+    }
+
+    /// Serves every socket that is ready. What the peer has done counts against a deadline, also if nobody has looked
+    /// since: this process may have been stopped, or busy with other connections.
+    fn look(&self) {
+        let mut turn = self.thread_turn();
+        for _ in 0..=turn.conns.len() / turn.events.len() {
+            self.turn_epoll(&mut turn);
         }
     }
 
