@@ -8,7 +8,7 @@ use dmverbs_proto::Access;
 use super::region::Backing;
 use super::{PdId, Region, keys, needs_write};
 use crate::object::Error;
-use crate::sys::dmabuf::{DmaBuf, is_dmabuf};
+use crate::sys::dmabuf::{DmaBuf, is_dmabuf, size};
 use crate::sys::mman;
 
 /// Registers a dma-buf that can be mapped.
@@ -36,6 +36,10 @@ pub(crate) fn register_dmabuf(
     if !is_dmabuf(fd)? {
         return Err(Error::Invalid("the file is no dma-buf"));
     }
+    let size = size(fd)?;
+    if offset.checked_add(len).is_none_or(|end| end > size) {
+        return Err(Error::Invalid("the range runs past the end of the dma-buf"));
+    }
     let (skip, dmabuf) = map(fd, offset, len, needs_write(access))?;
     let addr = dmabuf.addr() + skip;
     let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
@@ -47,9 +51,10 @@ fn map(fd: BorrowedFd<'_>, offset: u64, len: u64, write: bool) -> Result<(u64, D
     let skip = offset % mman::page_size();
     let size = len.checked_add(skip).and_then(|n| usize::try_from(n).ok()).ok_or(Error::NoMemory)?;
     let dmabuf = DmaBuf::map(fd, offset - skip, size, write).map_err(|e| match e.raw_os_error() {
-        // The kernel checks the range against the dma-buf's size.
-        Some(libc::EINVAL) => Error::Invalid("the range runs past the end of the dma-buf"),
-        Some(libc::ENODEV | libc::EACCES | libc::EPERM | libc::EOPNOTSUPP | libc::ENOTTY) => Error::NotSupported,
+        // EINVAL: its exporter has no way to map it; the range has been checked.
+        Some(libc::EINVAL | libc::ENODEV | libc::EACCES | libc::EPERM | libc::EOPNOTSUPP | libc::ENOTTY) => {
+            Error::NotSupported
+        }
         _ => Error::Io(e),
     })?;
     Ok((skip, dmabuf))

@@ -20,6 +20,16 @@ pub(crate) fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(unsafe { buffer.assume_init() }.f_type as u64 == MAGIC)
 }
 
+/// The bytes of a dma-buf; Documentation/driver-api/dma-buf.rst.
+///
+/// # Errors
+/// EBADF if it is no open file.
+pub(crate) fn size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: no pointers are involved.
+    let end = unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_END) };
+    u64::try_from(end).map_err(|_| io::Error::last_os_error())
+}
+
 /// A dma-buf that the CPU may touch between [`DmaBuf::access`] and the end of what that gives.
 #[derive(Debug)]
 pub(crate) struct DmaBuf {
