@@ -31,6 +31,7 @@
 	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS |		\
 			 ETHTOOL_OP_NEEDS_RTNL_SRINGPARAM |		\
 			 ETHTOOL_OP_NEEDS_RTNL_GLINK,
+#define VHS_RSS_CONTEXTS
 
 static inline u32 vhs_rx_page_size(struct net_device *dev, int idx)
 {
@@ -54,6 +55,7 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 #define vhs_napi_enable		napi_enable
 #define vhs_napi_disable	napi_disable
 #define VHS_NEEDS_RTNL
+#define VHS_RSS_CONTEXTS	.cap_rss_ctx_supported = true,
 #define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS(DMA_BUF)
 
 static inline void vhs_napi_add(struct net_device *dev,

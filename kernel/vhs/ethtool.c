@@ -125,7 +125,7 @@ static int vhs_set_channels(struct net_device *dev,
 	err = netif_set_real_num_queues(dev, n, n);
 	if (!err && !netif_is_rxfh_configured(dev))
 		for (i = 0; i < VHS_INDIR_SIZE; i++)
-			WRITE_ONCE(port->rss.indir[i],
+			WRITE_ONCE(port->rss.indir[0][i],
 				   ethtool_rxfh_indir_default(i, n));
 	again = vhs_resume(port, ran);
 	return err ? err : again;
@@ -147,28 +147,85 @@ static int vhs_get_rxfh(struct net_device *dev, struct ethtool_rxfh_param *rxfh)
 
 	rxfh->hfunc = ETH_RSS_HASH_TOP;
 	if (rxfh->indir)
-		memcpy(rxfh->indir, port->rss.indir, sizeof(port->rss.indir));
+		memcpy(rxfh->indir, port->rss.indir[0],
+		       sizeof(port->rss.indir[0]));
 	if (rxfh->key)
 		memcpy(rxfh->key, port->rss.key, sizeof(port->rss.key));
 	return 0;
+}
+
+static int vhs_rxfh_check(const struct ethtool_rxfh_param *rxfh,
+			  struct netlink_ext_ack *extack)
+{
+	if (rxfh->hfunc != ETH_RSS_HASH_NO_CHANGE &&
+	    rxfh->hfunc != ETH_RSS_HASH_TOP) {
+		NL_SET_ERR_MSG(extack, "the hash is Toeplitz");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+static void vhs_set_indir(struct vhs_port *port, u32 context, const u32 *indir)
+{
+	unsigned int i;
+
+	for (i = 0; i < VHS_INDIR_SIZE; i++)
+		WRITE_ONCE(port->rss.indir[context][i], indir[i]);
 }
 
 static int vhs_set_rxfh(struct net_device *dev, struct ethtool_rxfh_param *rxfh,
 			struct netlink_ext_ack *extack)
 {
 	struct vhs_port *port = netdev_priv(dev);
-	unsigned int i;
+	int err = vhs_rxfh_check(rxfh, extack);
 
-	if (rxfh->hfunc != ETH_RSS_HASH_NO_CHANGE &&
-	    rxfh->hfunc != ETH_RSS_HASH_TOP) {
-		NL_SET_ERR_MSG(extack, "the hash is Toeplitz");
-		return -EOPNOTSUPP;
-	}
+	if (err)
+		return err;
 	if (rxfh->indir)
-		for (i = 0; i < VHS_INDIR_SIZE; i++)
-			WRITE_ONCE(port->rss.indir[i], rxfh->indir[i]);
+		vhs_set_indir(port, 0, rxfh->indir);
 	if (rxfh->key)
 		memcpy(port->rss.key, rxfh->key, sizeof(port->rss.key));
+	return 0;
+}
+
+static int vhs_modify_rxfh_context(struct net_device *dev,
+				   struct ethtool_rxfh_context *ctx,
+				   const struct ethtool_rxfh_param *rxfh,
+				   struct netlink_ext_ack *extack)
+{
+	int err = vhs_rxfh_check(rxfh, extack);
+
+	if (!err && rxfh->indir)
+		vhs_set_indir(netdev_priv(dev), rxfh->rss_context, rxfh->indir);
+	return err;
+}
+
+static int vhs_create_rxfh_context(struct net_device *dev,
+				   struct ethtool_rxfh_context *ctx,
+				   const struct ethtool_rxfh_param *rxfh,
+				   struct netlink_ext_ack *extack)
+{
+	u32 *indir = ethtool_rxfh_context_indir(ctx);
+	struct vhs_port *port = netdev_priv(dev);
+	unsigned int i;
+
+	ctx->hfunc = ETH_RSS_HASH_TOP;
+	memcpy(ethtool_rxfh_context_key(ctx), port->rss.key, VHS_KEY_SIZE);
+	if (!rxfh->indir) {
+		for (i = 0; i < VHS_INDIR_SIZE; i++)
+			indir[i] = ethtool_rxfh_indir_default(i,
+							      dev->real_num_rx_queues);
+		vhs_set_indir(port, rxfh->rss_context, indir);
+	}
+	return vhs_modify_rxfh_context(dev, ctx, rxfh, extack);
+}
+
+/* No rule names it any more: ethtool has looked. */
+static int vhs_remove_rxfh_context(struct net_device *dev,
+				   struct ethtool_rxfh_context *ctx,
+				   u32 rss_context,
+				   struct netlink_ext_ack *extack)
+{
 	return 0;
 }
 
@@ -196,6 +253,11 @@ const struct ethtool_ops vhs_ethtool_ops = {
 #endif
 				,
 	VHS_NEEDS_RTNL
+	VHS_RSS_CONTEXTS
+	.cap_rss_rxnfc_adds	= true,
+	.rxfh_indir_space	= VHS_INDIR_SIZE,
+	.rxfh_key_space		= VHS_KEY_SIZE,
+	.rxfh_max_num_contexts	= VHS_CONTEXTS,
 	.get_link		= ethtool_op_get_link,
 	.get_link_ksettings	= vhs_get_link_ksettings,
 	.get_ts_info		= ethtool_op_get_ts_info,
@@ -210,6 +272,9 @@ const struct ethtool_ops vhs_ethtool_ops = {
 	.get_rxfh_indir_size	= vhs_get_rxfh_indir_size,
 	.get_rxfh		= vhs_get_rxfh,
 	.set_rxfh		= vhs_set_rxfh,
+	.create_rxfh_context	= vhs_create_rxfh_context,
+	.modify_rxfh_context	= vhs_modify_rxfh_context,
+	.remove_rxfh_context	= vhs_remove_rxfh_context,
 	.get_rxnfc		= vhs_get_rxnfc,
 	.set_rxnfc		= vhs_set_rxnfc,
 #ifdef VHS_HAVE_RXFH_FIELDS

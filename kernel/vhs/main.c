@@ -17,7 +17,7 @@ MODULE_PARM_DESC(pairs, "pairs of ports to begin with (default 1)");
 
 static unsigned int queues = 4;
 module_param(queues, uint, 0444);
-MODULE_PARM_DESC(queues, "queues of a port (default 4, at most 64)");
+MODULE_PARM_DESC(queues, "queues of a port (default 4, at most 128)");
 
 #define VHS_PAIRS_MAX	64
 

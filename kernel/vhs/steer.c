@@ -156,7 +156,7 @@ static bool vhs_rule_matches(const struct ethtool_rx_flow_spec *spec,
 {
 	const union ethtool_flow_union *h = &spec->h_u, *m = &spec->m_u;
 
-	if (spec->flow_type != flow->type)
+	if ((spec->flow_type & ~FLOW_RSS) != flow->type)
 		return false;
 	/* TCP and UDP specifications have the same form. */
 	if (flow->type == TCP_V4_FLOW || flow->type == UDP_V4_FLOW)
@@ -178,6 +178,11 @@ static bool vhs_rule_matches(const struct ethtool_rx_flow_spec *spec,
 		 m->tcp_ip6_spec.pdst);
 }
 
+static u32 vhs_indir(struct vhs_port *port, u32 context, u32 hash)
+{
+	return READ_ONCE(port->rss.indir[context][hash % VHS_INDIR_SIZE]);
+}
+
 /* The queue of @port that the packet goes to. Called under RCU. */
 unsigned int vhs_steer(struct vhs_port *port, struct sk_buff *skb)
 {
@@ -190,7 +195,7 @@ unsigned int vhs_steer(struct vhs_port *port, struct sk_buff *skb)
 	if (!flow.type)
 		return 0;
 	cb->hash = vhs_hash(port, skb, &flow);
-	queue = READ_ONCE(port->rss.indir[cb->hash % VHS_INDIR_SIZE]);
+	queue = vhs_indir(port, 0, cb->hash);
 
 	if (!(READ_ONCE(port->dev->features) & NETIF_F_NTUPLE))
 		goto out;
@@ -202,6 +207,8 @@ unsigned int vhs_steer(struct vhs_port *port, struct sk_buff *skb)
 		if (rule->spec.ring_cookie == RX_CLS_FLOW_DISC)
 			return VHS_DROP;
 		queue = rule->spec.ring_cookie;
+		if (rule->spec.flow_type & FLOW_RSS)
+			queue += vhs_indir(port, rule->context, cb->hash);
 		break;
 	}
 out:
@@ -214,7 +221,7 @@ static int vhs_rule_check(struct vhs_port *port,
 {
 	const union ethtool_flow_union *m = &spec->m_u;
 
-	switch (spec->flow_type) {
+	switch (spec->flow_type & ~FLOW_RSS) {
 	case TCP_V4_FLOW:
 	case UDP_V4_FLOW:
 		if (m->tcp_ip4_spec.tos)
@@ -259,8 +266,9 @@ static void vhs_rule_set(struct vhs_port *port, unsigned int i,
 		kfree_rcu(old, rcu);
 }
 
-static int vhs_rule_add(struct vhs_port *port, struct ethtool_rx_flow_spec *spec)
+static int vhs_rule_add(struct vhs_port *port, struct ethtool_rxnfc *nfc)
 {
+	struct ethtool_rx_flow_spec *spec = &nfc->fs;
 	struct vhs_rule *rule;
 	int place, err;
 
@@ -275,6 +283,8 @@ static int vhs_rule_add(struct vhs_port *port, struct ethtool_rx_flow_spec *spec
 		return -ENOMEM;
 	spec->location = place;
 	rule->spec = *spec;
+	/* ethtool has looked whether there is such a context. */
+	rule->context = spec->flow_type & FLOW_RSS ? nfc->rss_context : 0;
 	vhs_rule_set(port, place, rule);
 	return 0;
 }
@@ -285,7 +295,7 @@ int vhs_set_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc)
 
 	switch (nfc->cmd) {
 	case ETHTOOL_SRXCLSRLINS:
-		return vhs_rule_add(port, &nfc->fs);
+		return vhs_rule_add(port, nfc);
 	case ETHTOOL_SRXCLSRLDEL:
 		if (nfc->fs.location >= VHS_RULES ||
 		    !rcu_access_pointer(port->rules[nfc->fs.location]))
@@ -340,6 +350,7 @@ int vhs_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc, u32 *locs)
 		if (!rule)
 			return -ENOENT;
 		nfc->fs = rule->spec;
+		nfc->rss_context = rule->context;
 		return 0;
 	default:
 		return -EOPNOTSUPP;
@@ -408,7 +419,7 @@ void vhs_steer_init(struct vhs_port *port)
 
 	netdev_rss_key_fill(port->rss.key, VHS_KEY_SIZE);
 	for (i = 0; i < VHS_INDIR_SIZE; i++)
-		port->rss.indir[i] =
+		port->rss.indir[0][i] =
 			ethtool_rxfh_indir_default(i, port->dev->num_rx_queues);
 	port->fields[TCP_V4_FLOW] = VHS_L3 | VHS_L4;
 	port->fields[UDP_V4_FLOW] = VHS_L3 | VHS_L4;

@@ -14,10 +14,11 @@
 #define VHS_RING_DEFAULT	1024
 #define VHS_RING_MIN		16
 #define VHS_RING_MAX		8192
-#define VHS_QUEUES_MAX		64
+#define VHS_QUEUES_MAX		128
 #define VHS_INDIR_SIZE		128
 #define VHS_KEY_SIZE		40
 #define VHS_RULES		128
+#define VHS_CONTEXTS		64	/* of RSS, the default one among them */
 #define VHS_HDS_THRESH_MAX	1024
 
 struct vhs_rx_stats {
@@ -79,11 +80,13 @@ struct vhs_inject {
 struct vhs_rule {
 	struct rcu_head rcu;
 	struct ethtool_rx_flow_spec spec;
+	u32 context;
 };
 
+/* The key is common to all contexts. */
 struct vhs_rss {
 	u8 key[VHS_KEY_SIZE];
-	u32 indir[VHS_INDIR_SIZE];
+	u32 indir[VHS_CONTEXTS][VHS_INDIR_SIZE];
 };
 
 struct vhs_port {

@@ -33,6 +33,13 @@ pub fn baseline() -> Result<()> {
     Ok(())
 }
 
+/// Builds the programs of `tests/c`.
+pub fn c_programs() -> Result<()> {
+    let status = Command::new("make").args(["--silent", "--directory=tests/c"]).current_dir(root()?).status();
+    ensure!(status.context("make")?.success(), "the build of tests/c failed");
+    Ok(())
+}
+
 /// A cargo command in the root of the tree.
 pub fn cargo() -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));

@@ -10,7 +10,7 @@ use crate::build::cargo;
 use crate::regen;
 use crate::tally::Tally;
 use crate::test::{count, verdict};
-use crate::{build, root};
+use crate::{build, root, vm};
 
 /// A group: its name, what it is about, and how it runs.
 pub struct Group {
@@ -23,7 +23,7 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: [Group; 9] = [
+pub const GROUPS: [Group; 10] = [
     Group { name: "fmt", about: "the code is formatted", run: || verdict(cargo()?.args(["fmt", "--all", "--check"])) },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
     Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
@@ -37,6 +37,7 @@ pub const GROUPS: [Group; 9] = [
     },
     Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
     Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
+    Group { name: "vm", about: "the kernel modules, and what needs them, in a virtual machine", run: vm::test },
 ];
 
 /// The groups' names.

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
 
+use crate::tally::Tally;
+use crate::test::count;
 use crate::{build, debian, output, root, setup};
 
 /// What `cargo xtask vm` takes.
@@ -26,22 +29,56 @@ pub struct Options {
 
 /// Runs the command; its exit status is ours.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    setup::install(&HOST)?;
-    build::release()?;
-    let folder = root()?.join("target/vm");
-    let machine = Machine::make(&folder)?;
-    let out = tempfile::Builder::new().prefix("run-").tempdir_in(&folder)?;
-    fs::write(out.path().join("command"), options.command.join(" "))?;
-    fs::copy(root()?.join("kernel/vm/run"), out.path().join("run"))?;
-    for module in machine.modules()? {
-        fs::copy(&module, out.path().join(module.file_name().context("a module without a name")?))?;
+    let run = Run::prepare(&options.command.join(" "), options.seconds)?;
+    let status = run.qemu()?.stdin(Stdio::null()).status().context("qemu-system-x86_64")?;
+    ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
+    Ok(ExitCode::from(run.status()?))
+}
+
+/// Runs the tests of `kernel/vm/tests`.
+pub fn test() -> Result<Tally> {
+    build::c_programs()?;
+    let run = Run::prepare("kernel/vm/check", TEST_SECONDS)?;
+    let tally = count(&mut run.qemu()?)?;
+    run.status()?;
+    Ok(tally)
+}
+
+/// A machine that is ready to boot.
+struct Run {
+    machine: Machine,
+    /// What is `/out` in the machine.
+    out: TempDir,
+    seconds: u32,
+}
+
+impl Run {
+    fn prepare(command: &str, seconds: u32) -> Result<Run> {
+        setup::install(&HOST)?;
+        build::release()?;
+        let folder = root()?.join("target/vm");
+        let machine = Machine::make(&folder)?;
+        let out = tempfile::Builder::new().prefix("run-").tempdir_in(&folder)?;
+        fs::write(out.path().join("command"), command)?;
+        for module in machine.modules()? {
+            fs::copy(&module, out.path().join(module.file_name().context("a module without a name")?))?;
+        }
+        Ok(Run { machine, out, seconds })
     }
-    machine.boot(out.path(), options.seconds)?;
-    let console = || fs::read_to_string(out.path().join("console")).unwrap_or_default();
-    let Ok(status) = fs::read_to_string(out.path().join("status")) else {
-        bail!("the command did not end within {} s; the console:\n{}", options.seconds, console());
-    };
-    Ok(ExitCode::from(status.trim().parse::<u8>().with_context(|| format!("status {status:?}"))?))
+
+    /// The command that boots it; its output is that of the command inside.
+    fn qemu(&self) -> Result<Command> {
+        self.machine.qemu(self.out.path(), self.seconds)
+    }
+
+    /// How the command ended.
+    fn status(&self) -> Result<u8> {
+        let Ok(status) = fs::read_to_string(self.out.path().join("status")) else {
+            let console = fs::read_to_string(self.out.path().join("console")).unwrap_or_default();
+            bail!("the command did not end within {} s; the console:\n{console}", self.seconds);
+        };
+        status.trim().parse().with_context(|| format!("status {status:?}"))
+    }
 }
 
 /// A root, and what is booted with it.
@@ -53,8 +90,12 @@ struct Machine {
 impl Machine {
     fn make(folder: &Path) -> Result<Machine> {
         fs::create_dir_all(folder)?;
+        let source = root()?.join("kernel/vm");
         let mut hasher = DefaultHasher::new();
         INCLUDE.hash(&mut hasher);
+        for file in RECIPE {
+            fs::read_to_string(source.join(file))?.hash(&mut hasher);
+        }
         let root = folder.join(format!("root-{:016x}", hasher.finish()));
         if !root.is_dir() {
             println!("Making a Debian {} for the virtual machine, once …", debian::SUITE);
@@ -70,6 +111,11 @@ impl Machine {
             }
             let status = command.stdin(Stdio::null()).status().context("mmdebstrap")?;
             ensure!(status.success(), "mmdebstrap ended with {status}");
+            println!("Building the kernel's own tests for it …");
+            for file in RECIPE {
+                fs::copy(source.join(file), partial.join(file))?;
+            }
+            output(&mut inside(&partial, &["/selftests"]))?;
             fs::rename(&partial, &root)?;
         }
         let kernel = fs::read_dir(root.join("lib/modules"))?.next().context("the root has no kernel")??;
@@ -84,12 +130,11 @@ impl Machine {
         let source = root()?;
         output(Command::new("cp").arg("-ruT").arg(source.join("kernel")).arg(copy.join("kernel")))?;
         output(Command::new("cp").arg("-ruT").arg(source.join("include")).arg(copy.join("include")))?;
-        // objtool wants /proc.
-        let script = "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" make -s -C /build/kernel KDIR=\"$1\" \
-                      CONFIG_DEBUG_INFO_BTF_MODULES=";
-        let mut make = Command::new("unshare");
-        make.args(["--mount", "sh", "-c", script]).arg(&self.root);
-        output(make.arg(format!("/lib/modules/{}/build", self.kernel)))?;
+        let kdir = format!("KDIR=/lib/modules/{}/build", self.kernel);
+        output(&mut inside(
+            &self.root,
+            &["make", "-s", "-C", "/build/kernel", &kdir, "CONFIG_DEBUG_INFO_BTF_MODULES="],
+        ))?;
         Ok(["vhs", "softaccel"].map(|name| copy.join(format!("kernel/{name}/{name}.ko"))))
     }
 
@@ -115,7 +160,7 @@ impl Machine {
         Ok(image)
     }
 
-    fn boot(&self, out: &Path, seconds: u32) -> Result<()> {
+    fn qemu(&self, out: &Path, seconds: u32) -> Result<Command> {
         let initramfs = self.initramfs(out)?;
         let share = |tag: &str, path: &Path, how: &str| {
             [
@@ -138,10 +183,16 @@ impl Machine {
         qemu.args(share("out", out, ""));
         qemu.args(["-object", "memory-backend-ram,size=512M,share=on,id=accelerator"]);
         qemu.args(["-device", "ivshmem-plain,memdev=accelerator"]);
-        let status = qemu.stdin(Stdio::null()).status().context("qemu-system-x86_64")?;
-        ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
-        Ok(())
+        Ok(qemu)
     }
+}
+
+/// A command in a root, with /proc: objtool and the tests' makefiles want it.
+fn inside(root: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" \"$@\""]);
+    command.arg(root).args(words);
+    command
 }
 
 /// What the host needs besides.
@@ -149,7 +200,14 @@ const HOST: [&str; 4] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils"];
 
 /// The root's packages.
 const INCLUDE: &str = "linux-image-amd64/trixie-backports,linux-headers-amd64/trixie-backports,busybox-static,gcc,make,\
-                       iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils";
+                       iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,ibverbs-providers,socat,\
+                       linux-source/trixie-backports,linux-libc-dev/trixie-backports,xz-utils,libc6-dev,libmnl-dev,\
+                       liburing-dev,python3-yaml,python3-jsonschema";
+/// Files of `kernel/vm` that go into the root; the first builds the kernel's own tests there.
+const RECIPE: [&str; 2] = ["selftests", "zcrx.h"];
+
+/// How long all tests may take.
+const TEST_SECONDS: u32 = 2400;
 
 /// What the initramfs needs, in the order of loading.
 const MODULES: [&str; 5] =

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Binds a udmabuf to queues of vhs0 again and again, and asks for what must be refused."""
+
+import copy
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+
+sys.path.append("/src/tools/net/ynl/pyynl")
+from lib import NlError, YnlFamily  # noqa: E402
+
+CYCLES = 200
+SIZE = 4 << 20
+UDMABUF_CREATE = 0x40187542
+NETLINK_GENERIC, SOL_NETLINK, NETLINK_EXT_ACK = 16, 270, 11
+
+
+def udmabuf(size):
+    memory = os.memfd_create("lent", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, size)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with open("/dev/udmabuf", "r+b", buffering=0) as lender:
+        lent = fcntl.ioctl(lender, UDMABUF_CREATE, bytearray(struct.pack("=IIQQ", memory, 0, 0, size)))
+    os.close(memory)
+    return lent
+
+
+def bind(netdev, port, dmabuf, *queues):
+    """Gives the socket that the binding lives as long as."""
+    owner = copy.copy(netdev)
+    owner.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
+    owner.sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+    wanted = [{"type": "rx", "id": queue} for queue in queues]
+    try:
+        owner.do("bind-rx", {"ifindex": port, "fd": dmabuf, "queues": wanted})
+    except NlError:
+        owner.sock.close()
+        raise
+    return owner.sock
+
+
+def bound(netdev, port):
+    return {queue["id"] for queue in netdev.queue_get({"ifindex": port}, dump=True) if "dmabuf" in queue}
+
+
+def refused(wanted, netdev, port, dmabuf, *queues):
+    try:
+        bind(netdev, port, dmabuf, *queues)
+    except NlError as error:
+        print("refused:", queues, error)
+        assert error.error == wanted, f"{errno.errorcode[error.error]} and not {errno.errorcode[wanted]}"
+    else:
+        raise AssertionError(f"queues {queues} were bound")
+
+
+def main():
+    port = socket.if_nametoindex("vhs0")
+    dmabuf = udmabuf(SIZE)
+    netdev, ethtool = (YnlFamily(f"/src/Documentation/netlink/specs/{name}.yaml") for name in ("netdev", "ethtool"))
+    refused(errno.EINVAL, netdev, port, dmabuf, 1)  # headers are not split
+    ethtool.rings_set({"header": {"dev-index": port}, "tcp-data-split": "enabled", "hds-thresh": 0})
+    refused(errno.EINVAL, netdev, port, dmabuf, 64)
+    refused(errno.EINVAL, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
+    for cycle in range(CYCLES):
+        queues = set(range(cycle % 4 + 1))
+        owner = bind(netdev, port, dmabuf, *queues)
+        assert bound(netdev, port) == queues
+        if cycle % 50 == 0:
+            refused(errno.EEXIST, netdev, port, dmabuf, 0)
+        owner.close()
+    assert not bound(netdev, port)
+    print(CYCLES, "cycles")
+
+
+if __name__ == "__main__":
+    main()
