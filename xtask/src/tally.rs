@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 
 /// How many tests passed, failed, and were skipped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Those that ran and found nothing wrong.
     pub passed: u64,
@@ -11,6 +11,8 @@ pub struct Tally {
     pub failed: u64,
     /// Those that did not run.
     pub skipped: u64,
+    /// The names of those that failed, as far as their programs tell them.
+    pub failures: Vec<String>,
 }
 
 impl Tally {
@@ -24,6 +26,8 @@ impl Tally {
         let line = line.trim();
         if let Some(found) = result(line).or_else(|| summary(line)) {
             *self += found;
+        } else if let Some(name) = failed(line) {
+            self.failures.push(name.to_owned());
         }
     }
 
@@ -38,6 +42,7 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.failures.extend(other.failures);
     }
 }
 
@@ -58,6 +63,12 @@ pub fn skipped(line: &str) -> Option<(&str, &str)> {
     Some((name.trim(), reason.trim_start_matches([',', ' '])))
 }
 
+/// The name of a test that failed, when a test program says so on this line.
+fn failed(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("FAILED ").and_then(|rest| rest.split(' ').next());
+    name.or_else(|| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
+}
+
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
 fn result(line: &str) -> Option<Tally> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
@@ -65,14 +76,19 @@ fn result(line: &str) -> Option<Tally> {
         let field = counts.split("; ").find_map(|field| field.strip_suffix(of))?;
         field.trim().parse().ok()
     };
-    Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+    Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")?, ..Tally::default() })
 }
 
 /// `3 passed, 0 failed, 1 skipped`, of the programs that aren't Rust's.
 fn summary(line: &str) -> Option<Tally> {
     let mut counts = line.split(", ");
     let mut count = |of: &str| counts.next()?.strip_suffix(of)?.parse().ok();
-    Some(Tally { passed: count(" passed")?, failed: count(" failed")?, skipped: count(" skipped")? })
+    Some(Tally {
+        passed: count(" passed")?,
+        failed: count(" failed")?,
+        skipped: count(" skipped")?,
+        ..Tally::default()
+    })
 }
 
 #[cfg(test)]
@@ -93,7 +109,7 @@ mod tests {
             tally.read(line);
         }
 
-        assert_eq!(tally, Tally { passed: 11, failed: 2, skipped: 2 });
+        assert_eq!(tally, Tally { passed: 11, failed: 2, skipped: 2, ..Tally::default() });
     }
 
     #[test]
@@ -106,8 +122,19 @@ mod tests {
     }
 
     #[test]
+    fn keeps_the_names_of_what_failed() {
+        let mut tally = Tally::default();
+
+        for line in ["test a row over veth ... FAILED", "test another ... ok", "FAILED cycles (status 1, 3 s)"] {
+            tally.read(line);
+        }
+
+        assert_eq!(tally.failures, ["a row over veth", "cycles"]);
+    }
+
+    #[test]
     fn reads_what_it_prints() {
-        let printed = Tally { passed: 1, failed: 2, skipped: 3 };
+        let printed = Tally { passed: 1, failed: 2, skipped: 3, ..Tally::default() };
 
         let mut read = Tally::default();
         read.read(&printed.to_string());

@@ -21,7 +21,7 @@ pub fn run(names: &[String]) -> Result<ExitCode> {
         let start = Instant::now();
         let tally = run_group(group);
         println!("{tally} in {:.1} s", start.elapsed().as_secs_f64());
-        total += tally;
+        total += tally.clone();
         report.push((group.name, tally, start.elapsed()));
     }
     print_report(&report);
@@ -85,7 +85,12 @@ fn run_group(group: &Group) -> Tally {
 fn print_report(report: &[(&str, Tally, Duration)]) {
     println!("\n{:<10} {:>7} {:>7} {:>8} {:>9}", "group", "passed", "failed", "skipped", "seconds");
     for (name, tally, time) in report {
-        let Tally { passed, failed, skipped } = tally;
+        let Tally { passed, failed, skipped, .. } = tally;
         println!("{name:<10} {passed:>7} {failed:>7} {skipped:>8} {:>9.1}", time.as_secs_f64());
+    }
+    for (name, tally, _) in report {
+        for failure in &tally.failures {
+            println!("failed in {name}: {failure}");
+        }
     }
 }
