@@ -27,6 +27,7 @@
 #define vhs_napi_del		netif_napi_del_locked
 #define vhs_napi_enable		napi_enable_locked
 #define vhs_napi_disable	napi_disable_locked
+#define vhs_recycle_directly	page_pool_enable_direct_recycling
 #define VHS_NEEDS_RTNL							\
 	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS |		\
 			 ETHTOOL_OP_NEEDS_RTNL_SRINGPARAM |		\
@@ -63,6 +64,12 @@ static inline void vhs_napi_add(struct net_device *dev,
 				int (*poll)(struct napi_struct *, int), int idx)
 {
 	netif_napi_add(dev, napi, poll);
+}
+
+static inline void vhs_recycle_directly(struct page_pool *pool,
+					struct napi_struct *napi)
+{
+	WRITE_ONCE(pool->p.napi, napi);
 }
 
 static inline u32 vhs_rx_page_size(struct net_device *dev, int idx)

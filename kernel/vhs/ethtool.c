@@ -254,7 +254,6 @@ const struct ethtool_ops vhs_ethtool_ops = {
 				,
 	VHS_NEEDS_RTNL
 	VHS_RSS_CONTEXTS
-	.cap_rss_rxnfc_adds	= true,
 	.rxfh_indir_space	= VHS_INDIR_SIZE,
 	.rxfh_key_space		= VHS_KEY_SIZE,
 	.rxfh_max_num_contexts	= VHS_CONTEXTS,

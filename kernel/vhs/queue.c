@@ -5,6 +5,7 @@
 
 #include "vhs.h"
 
+/* It learns of its NAPI when that starts; one that is destroyed before has none. */
 static struct page_pool *vhs_pool(struct vhs_rxq *rxq, u32 buf_size,
 				  unsigned int flags)
 {
@@ -14,7 +15,6 @@ static struct page_pool *vhs_pool(struct vhs_rxq *rxq, u32 buf_size,
 		.pool_size = rxq->port->ring_size,
 		.nid = NUMA_NO_NODE,
 		.dev = dev->dev.parent,
-		.napi = &rxq->napi,
 		.dma_dir = DMA_FROM_DEVICE,
 		.max_len = PAGE_SIZE << get_order(buf_size),
 		.netdev = dev,
@@ -84,6 +84,8 @@ void vhs_rxq_enable(struct vhs_rxq *rxq)
 {
 	struct net_device *dev = rxq->port->dev;
 
+	vhs_recycle_directly(rxq->host, &rxq->napi);
+	vhs_recycle_directly(rxq->mem.payload, &rxq->napi);
 	vhs_napi_enable(&rxq->napi);
 	netif_queue_set_napi(dev, rxq->index, NETDEV_QUEUE_TYPE_RX, &rxq->napi);
 	netif_queue_set_napi(dev, rxq->index, NETDEV_QUEUE_TYPE_TX, &rxq->napi);
@@ -128,6 +130,7 @@ static int vhs_queue_start(struct net_device *dev, VHS_QCFG_PARAM
 	struct vhs_rx_mem *mem = qmem;
 
 	rxq->mem = *mem;
+	vhs_recycle_directly(rxq->mem.payload, &rxq->napi);
 	vhs_napi_enable(&rxq->napi);
 	/* The ring went on filling. */
 	vhs_rxq_kick(rxq);

@@ -206,9 +206,10 @@ unsigned int vhs_steer(struct vhs_port *port, struct sk_buff *skb)
 			continue;
 		if (rule->spec.ring_cookie == RX_CLS_FLOW_DISC)
 			return VHS_DROP;
-		queue = rule->spec.ring_cookie;
 		if (rule->spec.flow_type & FLOW_RSS)
-			queue += vhs_indir(port, rule->context, cb->hash);
+			queue = vhs_indir(port, rule->context, cb->hash);
+		else
+			queue = rule->spec.ring_cookie;
 		break;
 	}
 out:
@@ -235,6 +236,9 @@ static int vhs_rule_check(struct vhs_port *port,
 	default:
 		return -EOPNOTSUPP;
 	}
+	/* A context's table alone decides. */
+	if (spec->flow_type & FLOW_RSS)
+		return spec->ring_cookie ? -EINVAL : 0;
 	if (spec->ring_cookie != RX_CLS_FLOW_DISC &&
 	    spec->ring_cookie >= port->dev->real_num_rx_queues)
 		return -EINVAL;

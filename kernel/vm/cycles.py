@@ -6,6 +6,7 @@ import copy
 import errno
 import fcntl
 import os
+import platform
 import socket
 import struct
 import sys
@@ -61,9 +62,10 @@ def main():
     port = socket.if_nametoindex("vhs0")
     dmabuf = udmabuf(SIZE)
     netdev, ethtool = (YnlFamily(f"/src/Documentation/netlink/specs/{name}.yaml") for name in ("netdev", "ethtool"))
-    refused(errno.EINVAL, netdev, port, dmabuf, 1)  # headers are not split
-    ethtool.rings_set({"header": {"dev-index": port}, "tcp-data-split": "enabled", "hds-thresh": 0})
-    refused(errno.EINVAL, netdev, port, dmabuf, 64)
+    old = platform.release().startswith("6.12")
+    refused(errno.ENODATA if old else errno.EINVAL, netdev, port, dmabuf, 1)  # headers are not split
+    ethtool.rings_set({"header": {"dev-index": port}, "tcp-data-split": "enabled"})
+    refused(errno.ERANGE if old else errno.EINVAL, netdev, port, dmabuf, 64)
     refused(errno.EINVAL, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))

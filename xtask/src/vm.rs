@@ -19,28 +19,55 @@ use crate::{build, debian, output, root, setup};
 /// What `cargo xtask vm` takes.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Seconds until the machine is stopped.
+    /// Which of Debian's kernels to boot.
+    #[arg(long, value_enum, default_value_t = Kernel::V7_3)]
+    kernel: Kernel,
+    /// Seconds until the machine is stopped; 0 for never.
     #[arg(long, default_value_t = 300)]
     seconds: u32,
+    /// A shell on this terminal instead of a command; without a time limit.
+    #[arg(long, conflicts_with_all = ["command", "seconds"])]
+    shell: bool,
     /// What to run, as bash takes it; network namespaces side0 and side1 hold a port of the virtual NIC each.
-    #[arg(required = true, trailing_var_arg = true)]
+    #[arg(required_unless_present = "shell", trailing_var_arg = true)]
     command: Vec<String>,
+}
+
+/// The kernels that the modules are built for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+enum Kernel {
+    /// Of trixie-backports: devmem RX and TX
+    #[value(name = "7.3")]
+    V7_3,
+    /// Of trixie: devmem RX
+    #[value(name = "6.12")]
+    V6_12,
 }
 
 /// Runs the command; its exit status is ours.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let run = Run::prepare(&options.command.join(" "), options.seconds)?;
-    let status = run.qemu()?.stdin(Stdio::null()).status().context("qemu-system-x86_64")?;
-    ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
-    Ok(ExitCode::from(run.status()?))
+    let (command, seconds) =
+        if options.shell { (SHELL.to_owned(), 0) } else { (options.command.join(" "), options.seconds) };
+    let run = Run::prepare(options.kernel, &command, seconds)?;
+    let (status, ()) = run.boot(|qemu| {
+        if !options.shell {
+            qemu.stdin(Stdio::null());
+        }
+        let status = qemu.status().context("qemu-system-x86_64")?;
+        ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
+        Ok(())
+    })?;
+    Ok(ExitCode::from(status))
 }
 
-/// Runs the tests of `kernel/vm/tests`.
+/// Runs the tests of `kernel/vm/tests` on both kernels.
 pub fn test() -> Result<Tally> {
     build::c_programs()?;
-    let run = Run::prepare("kernel/vm/check", TEST_SECONDS)?;
-    let tally = count(&mut run.qemu()?)?;
-    run.status()?;
+    let mut tally = Tally::default();
+    for kernel in [Kernel::V7_3, Kernel::V6_12] {
+        let run = Run::prepare(kernel, "kernel/vm/check", TEST_SECONDS)?;
+        tally += run.boot(count)?.1;
+    }
     Ok(tally)
 }
 
@@ -53,29 +80,46 @@ struct Run {
 }
 
 impl Run {
-    fn prepare(command: &str, seconds: u32) -> Result<Run> {
+    fn prepare(kernel: Kernel, command: &str, seconds: u32) -> Result<Run> {
         setup::install(&HOST)?;
         build::release()?;
         let folder = root()?.join("target/vm");
-        let machine = Machine::make(&folder)?;
+        let machine = Machine::make(&folder, kernel)?;
         let out = tempfile::Builder::new().prefix("run-").tempdir_in(&folder)?;
         fs::write(out.path().join("command"), command)?;
-        for module in machine.modules()? {
-            fs::copy(&module, out.path().join(module.file_name().context("a module without a name")?))?;
+        for built in machine.build()? {
+            fs::copy(&built, out.path().join(built.file_name().context("a file without a name")?))?;
         }
         Ok(Run { machine, out, seconds })
     }
 
-    /// The command that boots it; its output is that of the command inside.
+    /// Boots it by `start`, which gets a command whose output is that of the command inside. Returns how that ended,
+    /// and what `start` returned.
+    ///
+    /// An emulated processor may be late for the kernel's own timers, before anything of ours runs: so there is
+    /// another try for a machine that does not come up.
+    fn boot<T>(&self, mut start: impl FnMut(&mut Command) -> Result<T>) -> Result<(u8, T)> {
+        let mut started = start(&mut self.qemu()?)?;
+        if !self.out.path().join("up").exists() {
+            println!("The machine did not come up, and is booted once more; its console:\n{}", self.console());
+            started = start(&mut self.qemu()?)?;
+        }
+        Ok((self.status()?, started))
+    }
+
     fn qemu(&self) -> Result<Command> {
         self.machine.qemu(self.out.path(), self.seconds)
+    }
+
+    fn console(&self) -> String {
+        let console = fs::read(self.out.path().join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&console).into_owned()
     }
 
     /// How the command ended.
     fn status(&self) -> Result<u8> {
         let Ok(status) = fs::read_to_string(self.out.path().join("status")) else {
-            let console = fs::read_to_string(self.out.path().join("console")).unwrap_or_default();
-            bail!("the command did not end within {} s; the console:\n{console}", self.seconds);
+            bail!("the command did not end within {} s; the console:\n{}", self.seconds, self.console());
         };
         status.trim().parse().with_context(|| format!("status {status:?}"))
     }
@@ -88,23 +132,25 @@ struct Machine {
 }
 
 impl Machine {
-    fn make(folder: &Path) -> Result<Machine> {
+    fn make(folder: &Path, kernel: Kernel) -> Result<Machine> {
         fs::create_dir_all(folder)?;
         let source = root()?.join("kernel/vm");
         let mut hasher = DefaultHasher::new();
-        INCLUDE.hash(&mut hasher);
+        let packages = kernel.packages();
+        packages.hash(&mut hasher);
         for file in RECIPE {
             fs::read_to_string(source.join(file))?.hash(&mut hasher);
         }
         let root = folder.join(format!("root-{:016x}", hasher.finish()));
         if !root.is_dir() {
-            println!("Making a Debian {} for the virtual machine, once …", debian::SUITE);
+            let (suite, version) = (debian::SUITE, kernel.version());
+            println!("Making a Debian {suite} with Linux {version} for the virtual machine, once …");
             let partial = root.with_extension("partial");
             if partial.exists() {
                 fs::remove_dir_all(&partial)?;
             }
             let mut command = Command::new("mmdebstrap");
-            command.arg("--variant=minbase").arg(format!("--include={INCLUDE}"));
+            command.arg("--variant=minbase").arg(format!("--include={packages}"));
             command.args([debian::SUITE.as_ref(), partial.as_os_str()]);
             for suite in [debian::SUITE.to_owned(), format!("{}-backports", debian::SUITE)] {
                 command.arg(debian::source(&suite)?);
@@ -123,8 +169,8 @@ impl Machine {
         Ok(Machine { root, kernel })
     }
 
-    /// Builds the modules in the root, of which only a copy is written to.
-    fn modules(&self) -> Result<[PathBuf; 2]> {
+    /// Builds the modules, and the program of `kernel/vm`, in the root from a copy of the sources.
+    fn build(&self) -> Result<[PathBuf; 3]> {
         let copy = self.root.join("build");
         fs::create_dir_all(&copy)?;
         let source = root()?;
@@ -135,7 +181,8 @@ impl Machine {
             &self.root,
             &["make", "-s", "-C", "/build/kernel", &kdir, "CONFIG_DEBUG_INFO_BTF_MODULES="],
         ))?;
-        Ok(["vhs", "softaccel"].map(|name| copy.join(format!("kernel/{name}/{name}.ko"))))
+        output(inside(&self.root, &["make", "-s", "-C", "/build/kernel/vm"]).arg("YNL=/src/tools/net/ynl"))?;
+        Ok(["vhs/vhs.ko", "softaccel/softaccel.ko", "vm/devmem"].map(|name| copy.join("kernel").join(name)))
     }
 
     /// A first root, which mounts the other.
@@ -171,19 +218,38 @@ impl Machine {
             ]
         };
         let mut qemu = Command::new("timeout");
-        qemu.arg(seconds.to_string()).arg("qemu-system-x86_64");
+        qemu.arg("--foreground").arg(seconds.to_string()).arg("qemu-system-x86_64");
         let accelerator = std::env::var("DMVERBS_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".to_owned());
         qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "2", "-m", "3G", "-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", out.join("console").display()));
-        qemu.args(["-serial", "stdio", "-kernel"]).arg(self.root.join(format!("boot/vmlinuz-{}", self.kernel)));
+        qemu.args(["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]);
+        qemu.arg("-kernel").arg(self.root.join(format!("boot/vmlinuz-{}", self.kernel)));
         qemu.arg("-initrd").arg(initramfs);
-        qemu.args(["-append", "console=ttyS0 quiet rdinit=/init panic=-1 mitigations=off"]);
+        qemu.args(["-append", "console=ttyS0 rdinit=/init panic=-1 mitigations=off"]);
         qemu.args(share("root", &self.root, ",readonly=on"));
         qemu.args(share("workspace", &root()?, ",readonly=on"));
         qemu.args(share("out", out, ""));
         qemu.args(["-object", "memory-backend-ram,size=512M,share=on,id=accelerator"]);
         qemu.args(["-device", "ivshmem-plain,memdev=accelerator"]);
         Ok(qemu)
+    }
+}
+
+impl Kernel {
+    fn version(self) -> &'static str {
+        match self {
+            Kernel::V7_3 => "7.3",
+            Kernel::V6_12 => "6.12",
+        }
+    }
+
+    /// The root's packages, as mmdebstrap takes them.
+    fn packages(self) -> String {
+        let suite = match self {
+            Kernel::V7_3 => "/trixie-backports",
+            Kernel::V6_12 => "",
+        };
+        format!("linux-image-amd64{suite},linux-headers-amd64{suite},{INCLUDE}")
     }
 }
 
@@ -198,13 +264,15 @@ fn inside(root: &Path, words: &[&str]) -> Command {
 /// What the host needs besides.
 const HOST: [&str; 4] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils"];
 
-/// The root's packages.
-const INCLUDE: &str = "linux-image-amd64/trixie-backports,linux-headers-amd64/trixie-backports,busybox-static,gcc,make,\
-                       iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,ibverbs-providers,socat,\
-                       linux-source/trixie-backports,linux-libc-dev/trixie-backports,xz-utils,libc6-dev,libmnl-dev,\
-                       liburing-dev,python3-yaml,python3-jsonschema";
+/// The root's packages besides the kernel.
+const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,\
+                       ibverbs-providers,socat,linux-source/trixie-backports,linux-libc-dev/trixie-backports,xz-utils,\
+                       libc6-dev,libmnl-dev,liburing-dev,python3-yaml,python3-jsonschema";
 /// Files of `kernel/vm` that go into the root; the first builds the kernel's own tests there.
 const RECIPE: [&str; 2] = ["selftests", "zcrx.h"];
+
+/// What is run for a person.
+const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> /dev/ttyS1 >&0 2>&0";
 
 /// How long all tests may take.
 const TEST_SECONDS: u32 = 2400;
