@@ -2,10 +2,40 @@
 /* Faults on demand: /sys/kernel/debug/vhs/<device>.<port>/. */
 
 #include <linux/debugfs.h>
+#include <linux/rtnetlink.h>
 
 #include "vhs.h"
 
 static struct dentry *vhs_root;
+
+static int vhs_stop_queues_get(void *data, u64 *mask)
+{
+	struct vhs_port *port = data;
+
+	*mask = port->inject.stop_queues;
+	return 0;
+}
+
+/* What waits in a queue that may go on is looked at now: TCP sends no second
+ * copy of a packet while the first one is in a ring.
+ */
+static int vhs_stop_queues_set(void *data, u64 mask)
+{
+	struct vhs_port *port = data;
+	unsigned int i;
+
+	if (mask > U32_MAX)
+		return -ERANGE;
+	rtnl_lock();
+	WRITE_ONCE(port->inject.stop_queues, mask);
+	if (port->running)
+		for (i = 0; i < port->dev->real_num_rx_queues; i++)
+			vhs_rxq_kick(&port->rxq[i]);
+	rtnl_unlock();
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(vhs_stop_queues_fops, vhs_stop_queues_get,
+			 vhs_stop_queues_set, "0x%08llx\n");
 
 void vhs_debugfs_add(struct vhs_port *port)
 {
@@ -22,7 +52,8 @@ void vhs_debugfs_add(struct vhs_port *port)
 	debugfs_create_u32("split_fail", 0600, dir, &inject->split_fail);
 	debugfs_create_u32("split_late", 0600, dir, &inject->split_late);
 	debugfs_create_u32("alloc_fail", 0600, dir, &inject->alloc_fail);
-	debugfs_create_x32("stop_queues", 0600, dir, &inject->stop_queues);
+	debugfs_create_file("stop_queues", 0600, dir, port,
+			    &vhs_stop_queues_fops);
 	port->debugfs = dir;
 }
 

@@ -191,7 +191,8 @@ int vhs_poll(struct napi_struct *napi, int budget)
 	struct vhs_inject *inject = &rxq->port->inject;
 	int done = 0;
 
-	if (READ_ONCE(inject->stop_queues) & BIT(rxq->index % 32)) {
+	if (rxq->index < 32 &&
+	    READ_ONCE(inject->stop_queues) & BIT(rxq->index)) {
 		napi_complete_done(napi, 0);
 		return 0;
 	}

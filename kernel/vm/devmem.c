@@ -11,7 +11,8 @@
  * accelerator's engine if it is the accelerator's. Each end prints one line of
  * what it has seen, in bytes: the two must agree on "crc", the CRC-32C of the
  * stream; "device" arrived in the bound memory, "linear" beside it in packets
- * that were split, "host" in packets that were not.
+ * that were split, "host" in packets that were not. "seconds" go from the first
+ * byte to the end, and "cpu" is how long all processors were busy meanwhile.
  */
 
 #define _GNU_SOURCE
@@ -89,6 +90,21 @@ static double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+/* Seconds that all processors were busy; proc_stat(5). */
+static double busy(void)
+{
+	unsigned long user, nice, system, idle, iowait, irq, softirq, steal;
+	FILE *stat = fopen("/proc/stat", "r");
+
+	if (!stat || fscanf(stat, "cpu %lu %lu %lu %lu %lu %lu %lu %lu", &user,
+			    &nice, &system, &idle, &iowait, &irq, &softirq,
+			    &steal) != 8)
+		die("/proc/stat");
+	fclose(stat);
+	return (double)(user + nice + system + irq + softirq + steal) /
+	       sysconf(_SC_CLK_TCK);
 }
 
 /* Memory of one of the three kinds; what a kind lacks is -1 or NULL. */
@@ -413,7 +429,7 @@ static void receive(void)
 	static struct received received;
 	struct memory target = target_memory(STREAM_MAX);
 	struct memory pool = bound_memory(POOL_SIZE);
-	double start = 0;
+	double start = 0, busy_before = 0;
 	int fd;
 
 	if (pool.dmabuf >= 0)
@@ -433,15 +449,17 @@ static void receive(void)
 			die("recvmsg");
 		if (!len)
 			break;
-		if (!start)
+		if (!start) {
 			start = now();
+			busy_before = busy();
+		}
 		take(&msg, len, &target, &received);
 		copy(&target, &pool, received.segments, received.frags);
 		give_back(fd, &msg, &received);
 	}
-	printf("bytes=%lu device=%lu linear=%lu host=%lu seconds=%.3f ",
-	       total(&received), received.device, received.linear,
-	       received.host, now() - start);
+	printf("bytes=%lu device=%lu linear=%lu host=%lu ", total(&received),
+	       received.device, received.linear, received.host);
+	printf("seconds=%.3f cpu=%.2f ", now() - start, busy() - busy_before);
 	printf("crc=%08x\n", checksum(&target, total(&received)));
 }
 

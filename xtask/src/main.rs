@@ -77,3 +77,21 @@ fn output(command: &mut std::process::Command) -> Result<String> {
     }
     Ok(String::from_utf8(output.stdout)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_machine_runs_a_command_or_gives_a_shell() {
+        let parses = |words: &[&str]| Cli::try_parse_from([&["xtask", "vm"], words].concat()).is_ok();
+        assert!(parses(&["--kernel", "6.12", "--", "uname", "-r"]) && parses(&["--shell"]));
+        assert!(!parses(&[]) && !parses(&["--shell", "--", "true"]) && !parses(&["--kernel", "5.10", "--", "true"]));
+    }
+}

@@ -60,6 +60,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
+/// Runs a command on the newest kernel, and returns what it printed.
+pub fn capture(command: &str, seconds: u32) -> Result<String> {
+    let run = Run::prepare(Kernel::V7_3, command, seconds)?;
+    let (status, printed) = run.boot(|qemu| {
+        let output = qemu.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("qemu-system-x86_64")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    })?;
+    ensure!(status == 0, "{command} ended with status {status}:\n{printed}");
+    Ok(printed)
+}
+
 /// Runs the tests of `kernel/vm/tests` on both kernels.
 pub fn test() -> Result<Tally> {
     build::c_programs()?;

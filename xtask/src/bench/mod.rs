@@ -6,12 +6,14 @@ mod machine;
 mod peers;
 mod plan;
 mod report;
+mod vm;
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use dmverbs_tests::Net;
+use serde::Serialize;
 
 use crate::{build, setup};
 use machine::Machine;
@@ -30,6 +32,9 @@ pub struct Options {
     /// Only the rows whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// The virtual NIC of kernel/ and device memory instead, in the virtual machine.
+    #[arg(long, conflicts_with_all = ["only", "congestion_control"])]
+    vm: bool,
     /// The congestion control of everybody.
     #[arg(long, default_value = "reno")]
     congestion_control: String,
@@ -38,6 +43,9 @@ pub struct Options {
 /// Measures, prints, and writes the JSON.
 pub fn run(options: &Options) -> Result<()> {
     setup::run()?;
+    if options.vm {
+        return save(options, &vm::run(if options.quick { 1 } else { 5 })?);
+    }
     build::release()?;
     build::baseline()?;
     let net = Net::loopback()?;
@@ -59,10 +67,12 @@ pub fn run(options: &Options) -> Result<()> {
         report.rows.push(measured);
     }
     println!("\n{}", report.summary());
-    if let Some(path) = &options.json {
-        fs::write(path, serde_json::to_string_pretty(&report)?).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    save(options, &report)
+}
+
+fn save(options: &Options, report: &impl Serialize) -> Result<()> {
+    let Some(path) = &options.json else { return Ok(()) };
+    fs::write(path, serde_json::to_string_pretty(report)?).with_context(|| path.display().to_string())
 }
 
 fn wanted(name: &str, options: &Options) -> bool {

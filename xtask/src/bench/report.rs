@@ -56,7 +56,7 @@ pub struct Sample {
 }
 
 /// Some figures.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Stats {
     /// In the middle.
     pub median: f64,
@@ -121,7 +121,8 @@ impl Against {
 }
 
 impl Stats {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Stats> {
+    /// Of these; nothing of none.
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Stats> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
@@ -176,7 +177,8 @@ impl fmt::Display for Row {
     }
 }
 
-fn verdict(met: bool) -> &'static str {
+/// How a ratio did.
+pub fn verdict(met: bool) -> &'static str {
     if met { "reached" } else { "missed" }
 }
 

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Asks the accelerator for what it can do, and for what it must refuse; include/uapi/softaccel.h."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import select
+import struct
+import time
+
+HOST = -1
+PAGE = 4096
+RATE = "/sys/module/softaccel/parameters/rate"
+
+
+def request(direction, number, layout):
+    return direction << 30 | struct.calcsize(layout) << 16 | 0xD5 << 8 | number
+
+
+INFO, ALLOC, COPY, SUM = "=6Q", "=QiI", "=QIiii", "=QQiI"
+WRITE, READ = 1, 2
+ACCEL = os.open("/dev/softaccel0", os.O_RDWR)
+
+
+def call(direction, number, layout, *fields):
+    packed = bytearray(struct.pack(layout, *fields))
+    fcntl.ioctl(ACCEL, request(direction, number, layout), packed)
+    return struct.unpack(layout, packed)
+
+
+def info():
+    names = ("size", "free", "copies", "copied_bytes", "sums", "summed_bytes")
+    return dict(zip(names, call(READ, 0, INFO, *[0] * 6)))
+
+
+def alloc(size, reserved=0):
+    return call(READ | WRITE, 1, ALLOC, size, -1, reserved)[1]
+
+
+def copy(src, dst, *segments, event=-1, count=None):
+    array = b"".join(struct.pack("=3Q", *segment) for segment in segments)
+    memory = ctypes.create_string_buffer(array, len(array) or 1)
+    count = len(segments) if count is None else count
+    return call(WRITE, 2, COPY, ctypes.addressof(memory), count, src, dst, event)
+
+
+def crc(fd, offset, length):
+    return call(READ | WRITE, 3, SUM, offset, length, fd, 0)[3]
+
+
+def put(fd, at, data):
+    memory = ctypes.create_string_buffer(data, len(data))
+    copy(HOST, fd, (ctypes.addressof(memory), at, len(data)))
+
+
+def get(fd, at, length):
+    memory = ctypes.create_string_buffer(length)
+    copy(fd, HOST, (at, ctypes.addressof(memory), length))
+    return memory.raw
+
+
+@contextlib.contextmanager
+def refused(wanted):
+    try:
+        yield
+    except OSError as error:
+        assert error.errno == wanted, f"{errno.errorcode[error.errno]} and not {errno.errorcode[wanted]}"
+    else:
+        raise AssertionError(f"not refused with {errno.errorcode[wanted]}")
+
+
+def test_allocation():
+    size = info()["size"]
+    for bad in 0, 1, PAGE - 1, PAGE + 1:
+        with refused(errno.EINVAL):
+            alloc(bad)
+    with refused(errno.EINVAL):
+        alloc(PAGE, reserved=1)
+    for large in size + PAGE, 1 << 63:
+        with refused(errno.ENOMEM):
+            alloc(large)
+    assert info()["free"] == size
+    everything = alloc(size)
+    assert info()["free"] == 0
+    with refused(errno.ENOMEM):
+        alloc(PAGE)
+    put(everything, size - 3, b"end")
+    os.close(everything)
+    again = alloc(size)
+    assert get(again, size - 3, 3) == bytes(3), "the last owner's bytes are there"
+    os.close(again)
+    assert info()["free"] == size
+
+
+def test_no_mapping():
+    fd = alloc(PAGE)
+    with refused(errno.EINVAL):
+        mmap.mmap(fd, PAGE)
+    os.close(fd)
+
+
+def test_copies():
+    a, b = alloc(4 << 20), alloc(4 << 20)
+    data = os.urandom(3 << 20)
+    before = info()
+    put(a, 7, data)
+    copy(a, b, (7, 1001, 1 << 20), (7 + (1 << 20), 1001 + (1 << 20), 2 << 20))
+    assert get(b, 1001, len(data)) == data
+    after = info()
+    assert after["copies"] - before["copies"] == 4
+    assert after["copied_bytes"] - before["copied_bytes"] == 3 * len(data)
+    for to in 3, 11, 100_000:  # as memmove(3)
+        put(a, 7, data)
+        copy(a, a, (7, to, len(data)))
+        assert get(a, to, len(data)) == data
+    os.close(a)
+    os.close(b)
+
+
+def test_refused_copies():
+    fd, other = alloc(PAGE), os.open("/dev/null", os.O_RDWR)
+    put(fd, 0, b"kept")
+    for outside in (1, 0, PAGE), (0, 1, PAGE), (PAGE + 1, 0, 0), (0, 0, 1 << 63), ((1 << 64) - 1, 0, 2):
+        with refused(errno.EINVAL):
+            copy(fd, fd, (100, 0, 4), outside)
+    assert get(fd, 0, 4) == b"kept", "something was copied before the checks"
+    for bad in (HOST, HOST), (other, fd), (fd, other):
+        with refused(errno.EINVAL):
+            copy(*bad, (0, 0, 1))
+    for bad in (-2, fd), (fd, 999):
+        with refused(errno.EBADF):
+            copy(*bad, (0, 0, 1))
+    with refused(errno.EINVAL):
+        copy(fd, fd)
+    with refused(errno.E2BIG):
+        copy(fd, fd, (0, 0, 1), count=4097)
+    with refused(errno.EFAULT):
+        copy(HOST, fd, (0, 0, 1))
+    with refused(errno.EFAULT):
+        call(WRITE, 2, COPY, 0, 1, fd, fd, -1)
+    for event in -2, other:
+        with refused(errno.EINVAL):
+            copy(fd, fd, (0, 0, 1), event=event)
+    event = os.eventfd(0)
+    with refused(errno.EINVAL):
+        copy(HOST, fd, (0, 0, 1), event=event)
+    with refused(errno.ENOTTY):
+        fcntl.ioctl(ACCEL, request(READ, 9, INFO), bytearray(48))
+    with refused(errno.ENOTTY):  # a structure of another size
+        fcntl.ioctl(ACCEL, request(READ, 0, "=5Q"), bytearray(48))
+    for open_fd in fd, other, event:
+        os.close(open_fd)
+
+
+def test_asynchronous_copies():
+    a, event = alloc(8 << 20), os.eventfd(0, os.EFD_NONBLOCK)
+    put(a, 0, b"one")
+    copy(a, a, (0, 4 << 20, 3), event=event)
+    copy(a, a, (4 << 20, 5, 3), event=event)
+    done = 0
+    while done < 2:
+        assert select.select([event], [], [], 20)[0], "no notice"
+        done += os.eventfd_read(event)
+    assert get(a, 5, 3) == b"one"
+    # The buffer outlives its descriptor for as long as a copy lasts.
+    copy(a, a, (0, 4 << 20, 4 << 20), event=event)
+    os.close(a)
+    assert select.select([event], [], [], 20)[0]
+    os.close(event)
+
+
+def test_sums():
+    fd = alloc(2 << 20)
+    put(fd, 13, b"123456789")
+    assert crc(fd, 13, 9) == 0xE3069283  # RFC 3720's polynomial; the usual check value
+    assert crc(fd, 13, 0) == 0
+    put(fd, 64, bytes(32))
+    assert crc(fd, 64, 32) == 0x8A9136AA  # RFC 3720, B.4
+    put(fd, (1 << 20) - 16, b"\xff" * 32)
+    assert crc(fd, (1 << 20) - 16, 32) == 0x62A8AB43  # across a step of the engine
+    with refused(errno.EINVAL):
+        crc(fd, 1, 2 << 20)
+    with refused(errno.EINVAL):
+        crc(HOST, 0, 1)
+    with refused(errno.EBADF):
+        crc(999, 0, 1)
+    os.close(fd)
+
+
+def test_rate():
+    fd = alloc(8 << 20)
+    with open(RATE, "w") as limit:
+        limit.write("20")
+    start = time.monotonic()
+    copy(fd, fd, (0, 4 << 20, 4 << 20))
+    took = time.monotonic() - start
+    with open(RATE, "w") as limit:
+        limit.write("0")
+    os.close(fd)
+    assert took >= (4 << 20) / 20e6, f"4 MiB at 20 MB/s in {took:.3f} s"
+
+
+def main():
+    for name, test in list(globals().items()):
+        if name.startswith("test_"):
+            test()
+            print("ok", name)
+    assert info()["free"] == info()["size"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+//! `cargo xtask bench --vm`: the virtual NIC and device memory, in the virtual machine.
+//!
+//! `kernel/vm/bench` makes the runs, in turns; a ratio is of two runs of the same round.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use super::plan::Bound;
+use super::report::{Stats, verdict};
+use crate::vm;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// By name, in rounds.
+    runs: BTreeMap<String, Vec<Run>>,
+    ratios: Vec<Ratio>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Run {
+    bytes_per_second: f64,
+    /// Of all the machine's processors.
+    cpu_seconds_per_gb: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Ratio {
+    of: &'static str,
+    to: &'static str,
+    bound: Bound,
+    ratio: Stats,
+}
+
+/// Measures, and prints.
+pub fn run(rounds: usize) -> Result<Report> {
+    let report = Report::new(&vm::capture(&format!("kernel/vm/bench {rounds}"), SECONDS)?)?;
+    println!("{rounds} rounds in the virtual machine; medians (least … most).\n{report}");
+    Ok(report)
+}
+
+impl Report {
+    fn new(printed: &str) -> Result<Report> {
+        let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
+        for line in printed.lines() {
+            let (name, run) = parse(line).with_context(|| format!("not a run: {line:?}"))?;
+            runs.entry(name.to_owned()).or_default().push(run);
+        }
+        let ratio = |(of, to, bound): &(&'static str, &'static str, Bound)| -> Result<Ratio> {
+            let rates = |name| runs.get(name).with_context(|| format!("no run of {name}"));
+            let (ours, theirs) = (rates(*of)?, rates(*to)?);
+            ensure!(ours.len() == theirs.len(), "{of} and {to} ran {} and {} times", ours.len(), theirs.len());
+            let ratios = ours.iter().zip(theirs).map(|(a, b)| a.bytes_per_second / b.bytes_per_second);
+            Ok(Ratio { of, to, bound: *bound, ratio: Stats::of(ratios).context("no rounds")? })
+        };
+        let ratios = RATIOS.iter().map(ratio).collect::<Result<_>>()?;
+        Ok(Report { runs, ratios })
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, runs) in &self.runs {
+            let shown = |of: fn(&Run) -> f64| {
+                let Stats { median, min, max } = Stats::of(runs.iter().map(of)).expect("a name comes with a run");
+                format!("{median:.1} ({min:.1} … {max:.1})")
+            };
+            let (rate, processor) = (shown(|run| run.bytes_per_second / 1e6), shown(|run| run.cpu_seconds_per_gb));
+            writeln!(f, "{name:<24} {rate:>24} MB/s {processor:>24} s/GB")?;
+        }
+        for Ratio { of, to, bound, ratio } in &self.ratios {
+            write!(f, "{of} ÷ {to}: {:.2} ({:.2} … {:.2})", ratio.median, ratio.min, ratio.max)?;
+            match (bound, bound.met(ratio.median)) {
+                (Bound::AtLeast(least), Some(met)) => writeln!(f, "; at least {least}: {}", verdict(met))?,
+                _ => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A line of `kernel/vm/bench`.
+fn parse(line: &str) -> Option<(&str, Run)> {
+    let mut fields = line.split('\t');
+    let name = fields.next()?;
+    let mut number = || fields.next()?.parse().ok();
+    Some((name, Run { bytes_per_second: number()?, cpu_seconds_per_gb: number()? }))
+}
+
+/// What is compared, and how it should be.
+const RATIOS: [(&str, &str, Bound); 6] = [
+    ("iperf3, vhs", "iperf3, veth", Bound::AtLeast(1.5)),
+    ("udmabuf to udmabuf", "host to host", Bound::AtLeast(3.0)),
+    ("softaccel to softaccel", "host to host", Bound::AtLeast(3.0)),
+    ("softaccel to softaccel", "iperf3, vhs", Bound::Shown),
+    ("host to udmabuf", "host to host", Bound::Shown),
+    ("host to softaccel", "host to host", Bound::Shown),
+];
+
+/// How long all rounds may take.
+const SECONDS: u32 = 1200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_of_two_runs_of_the_same_round() {
+        let names = [
+            "iperf3, veth",
+            "host to host",
+            "host to udmabuf",
+            "host to softaccel",
+            "udmabuf to udmabuf",
+            "iperf3, vhs",
+        ];
+        let mut printed: Vec<String> = names.iter().map(|name| format!("{name}\t1e8\t2")).collect();
+        printed.push("softaccel to softaccel\t4e8\t0.5".to_owned());
+
+        let report = Report::new(&printed.join("\n")).unwrap();
+
+        let found = report.ratios.iter().find(|ratio| ratio.of == "softaccel to softaccel").unwrap();
+        assert!((found.ratio.median - 4.0).abs() < 1e-9, "{found:?}");
+        assert_eq!(report.runs["iperf3, vhs"], [Run { bytes_per_second: 1e8, cpu_seconds_per_gb: 2.0 }]);
+    }
+
+    #[test]
+    fn what_is_no_run_is_refused() {
+        assert!(Report::new("iperf3: error - unable to connect").is_err());
+        assert!(Report::new("iperf3, vhs\t1e8\t2").is_err(), "the others are missing");
+    }
+}
