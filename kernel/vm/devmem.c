@@ -4,15 +4,17 @@
  * a udmabuf, or the soft accelerator's.
  *
  *   devmem receive -i IFNAME -a ADDRESS [-m MEMORY] [-p PORT] [-q FIRST:COUNT]
+ *                  [-b BYTES]
  *   devmem send    -i IFNAME -a ADDRESS [-m MEMORY] [-p PORT] [-n BYTES]
  *
- * The receiver binds its memory to the queues; steering the stream there is
- * left to the caller. What arrives is copied to a second buffer, by the
- * accelerator's engine if it is the accelerator's. Each end prints one line of
- * what it has seen, in bytes: the two must agree on "crc", the CRC-32C of the
- * stream; "device" arrived in the bound memory, "linear" beside it in packets
- * that were split, "host" in packets that were not. "seconds" go from the first
- * byte to the end, and "cpu" is how long all processors were busy meanwhile.
+ * The receiver binds its memory to the queues, in buffers of 4096 or -b bytes;
+ * steering the stream there is left to the caller. What arrives is copied to a
+ * second buffer, by the accelerator's engine if it is the accelerator's. Each
+ * end prints one line of what it has seen, in bytes: the two must agree on
+ * "crc", the CRC-32C of the stream; "device" arrived in the bound memory,
+ * "linear" beside it in packets that were split, "host" in packets that were
+ * not. "seconds" go from the first byte to the end, and "cpu" is how long all
+ * processors were busy meanwhile.
  */
 
 #define _GNU_SOURCE
@@ -53,6 +55,7 @@
 static const char *ifname, *address, *port = "5201", *kind = "udmabuf";
 static unsigned int first_queue = 1, queue_count = 1;
 static unsigned long stream_size = 64UL << 20;
+static unsigned long buffer_size;
 
 static void die(const char *what)
 {
@@ -265,6 +268,8 @@ static void bind_rx(int dmabuf)
 	netdev_bind_rx_req_set_ifindex(req, if_nametoindex(ifname));
 	netdev_bind_rx_req_set_fd(req, dmabuf);
 	__netdev_bind_rx_req_set_queues(req, queues, queue_count);
+	if (buffer_size)
+		netdev_bind_rx_req_set_rx_page_size(req, buffer_size);
 	rsp = netdev_bind_rx(ys, req);
 	if (!rsp)
 		complain("bind-rx", ys->err.msg);
@@ -592,7 +597,7 @@ static void transmit(void)
 	printf("bytes=%lu calls=%u crc=%08x\n", sent, calls, crc);
 }
 
-static unsigned long number(const char *text, char **end)
+static unsigned long parse(const char *text, char **end)
 {
 	unsigned long value;
 
@@ -605,7 +610,10 @@ static unsigned long number(const char *text, char **end)
 
 static void usage(void)
 {
-	fprintf(stderr, "devmem send|receive -i IFNAME -a ADDRESS [-m host|udmabuf|softaccel] [-p PORT] [-q FIRST:COUNT] [-n BYTES]\n");
+	fputs("devmem send|receive -i IFNAME -a ADDRESS\n"
+	      "  [-m host|udmabuf|softaccel] [-p PORT] [-n BYTES]\n"
+	      "  [-q FIRST:COUNT] [-b BYTES]\n",
+	      stderr);
 	exit(2);
 }
 
@@ -614,7 +622,7 @@ int main(int argc, char **argv)
 	char *end;
 	int c;
 
-	while ((c = getopt(argc, argv, "i:a:m:p:q:n:")) != -1) {
+	while ((c = getopt(argc, argv, "i:a:m:p:q:n:b:")) != -1) {
 		switch (c) {
 		case 'i':
 			ifname = optarg;
@@ -629,13 +637,16 @@ int main(int argc, char **argv)
 			port = optarg;
 			break;
 		case 'q':
-			first_queue = number(optarg, &end);
+			first_queue = parse(optarg, &end);
 			if (*end++ != ':')
 				usage();
-			queue_count = number(end, &end);
+			queue_count = parse(end, &end);
+			break;
+		case 'b':
+			buffer_size = parse(optarg, &end);
 			break;
 		case 'n':
-			stream_size = number(optarg, &end);
+			stream_size = parse(optarg, &end);
 			if (!stream_size || stream_size > STREAM_MAX)
 				complain(optarg, "not 1 to 268435456");
 			break;

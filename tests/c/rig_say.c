@@ -86,7 +86,8 @@ void show(const char *what, const struct ibv_wc *wc)
 		printf(", %s", opcode(wc->opcode));
 		if (counted)
 			printf(", %u bytes", wc->byte_len);
-		if (wc->wc_flags & IBV_WC_WITH_IMM)
+		/* rxe says so of requests too; only to a receive does it mean anything. */
+		if (wc->opcode & IBV_WC_RECV && wc->wc_flags & IBV_WC_WITH_IMM)
 			printf(", immediate");
 		if (wc->wc_flags & IBV_WC_WITH_INV)
 			printf(", invalidated");

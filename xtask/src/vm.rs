@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::tally::Tally;
-use crate::test::count;
+use crate::test::{count, verdict};
 use crate::{build, debian, output, root, setup};
 
 /// What `cargo xtask vm` takes.
@@ -77,9 +77,37 @@ pub fn test() -> Result<Tally> {
     let mut tally = Tally::default();
     for kernel in [Kernel::V7_3, Kernel::V6_12] {
         let run = Run::prepare(kernel, "kernel/vm/check", TEST_SECONDS)?;
+        if kernel == Kernel::V7_3 {
+            tally += checkpatch(&run.machine.root)?;
+        }
         tally += run.boot(count)?.1;
     }
     Ok(tally)
+}
+
+/// Looks at the style of the modules as the kernel's maintainers do.
+fn checkpatch(machine: &Path) -> Result<Tally> {
+    println!("checkpatch.pl --strict");
+    let mut command = Command::new("perl");
+    command.arg(machine.join("src/scripts/checkpatch.pl")).current_dir(root()?);
+    // compat.h is what a tree with one kernel would not have.
+    command.args([
+        "--no-tree",
+        "--strict",
+        "--terse",
+        "--show-types",
+        "--ignore=LINUX_VERSION_CODE,CONSTANT_COMPARISON",
+    ]);
+    command.args(["--file", "kernel/compat.h", "kernel/vm/devmem.c", "include/uapi/softaccel.h"]);
+    for module in ["kernel/vhs", "kernel/softaccel"] {
+        for file in fs::read_dir(root()?.join(module))? {
+            let file = file?.path();
+            if file.extension().is_some_and(|ending| ending == "c" || ending == "h") {
+                command.arg(file.strip_prefix(root()?)?);
+            }
+        }
+    }
+    verdict(&mut command)
 }
 
 /// A machine that is ready to boot.
@@ -273,7 +301,7 @@ fn inside(root: &Path, words: &[&str]) -> Command {
 }
 
 /// What the host needs besides.
-const HOST: [&str; 4] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils"];
+const HOST: [&str; 5] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils", "perl"];
 
 /// The root's packages besides the kernel.
 const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,\
