@@ -317,6 +317,24 @@ impl Engine {
         self.requester.unsent()
     }
 
+    /// Payload of requests that was ever sent.
+    #[must_use]
+    pub fn flown(&self) -> u64 {
+        self.requester.flown()
+    }
+
+    /// Whether the next request has to wait for the window.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.requester.is_full()
+    }
+
+    /// With `bytes` of payload on their way, no smaller request is begun, unless less than two are under way.
+    pub fn set_window(&mut self, bytes: u64) {
+        self.requester.window = bytes;
+    }
+
     /// Holds new requests back (SQD), or lets them go.
     pub fn set_paused(&mut self, paused: bool) {
         self.requester.paused = paused;

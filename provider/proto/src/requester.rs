@@ -45,6 +45,12 @@ pub(crate) struct Requester {
     /// Absolute positions of READs and atomics that wait for their response, in order.
     awaiting: VecDeque<u64>,
     response_offset: u32,
+    /// Payload ever sent, and the part of it that is acknowledged, up to the request at an absolute position.
+    flown: u64,
+    landed: u64,
+    landed_to: u64,
+    /// With so much of it on its way no third request is begun that is smaller.
+    pub(crate) window: u64,
     /// Absolute position of the last one that was answered.
     answered: u64,
     /// READs and atomics in flight at most: as our side was told, and as the peer accepts.
@@ -74,6 +80,10 @@ impl Requester {
             acked: 0,
             awaiting: VecDeque::new(),
             response_offset: 0,
+            flown: 0,
+            landed: 0,
+            landed_to: 0,
+            window: u64::MAX,
             answered: 0,
             max_reads: 0,
             peer_reads: usize::MAX,
@@ -158,13 +168,27 @@ impl Requester {
         self.queue.is_empty()
     }
 
+    /// Payload ever sent.
+    pub(crate) fn flown(&self) -> u64 {
+        self.flown
+    }
+
+    /// Whether the next request has to wait for the window.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.flown - self.landed >= self.window
+            && self.retired + self.next as u64 >= self.landed_to + 2
+            && self.queue.get(self.next).is_some_and(|next| u64::from(next.request.len) < self.window)
+    }
+
     /// Sends the next frame of the next request, if nothing holds it back.
     #[inline]
     pub(crate) fn emit(&mut self, ack: u32, credit: u32, sink: &mut impl Transmit) -> Result<Emitted, SourceGone> {
+        let full = self.is_full();
         let Some(sent) = self.queue.get_mut(self.next) else { return Ok(Emitted::Nothing) };
         let request = &sent.request;
         if self.offset == 0 {
-            if self.paused {
+            if self.paused || full {
                 return Ok(Emitted::Nothing);
             }
             // Whether it is the turn of what happens here, and not at the peer.
@@ -268,6 +292,7 @@ impl Requester {
         if last || has_response {
             self.next += 1;
             self.offset = 0;
+            self.flown += sent.request.outgoing();
             self.sent = self.sent.wrapping_add(1);
         } else {
             self.offset += chunk;
@@ -282,6 +307,10 @@ impl Requester {
             return Err(Fatal::Sequence("acknowledges what was never sent"));
         }
         self.acked = ack;
+        let out = self.retired + self.next as u64;
+        while self.landed_to < out && self.is_acked(&self.queue[(self.landed_to - self.retired) as usize]) {
+            self.land();
+        }
         if credit != self.credit {
             if (credit.wrapping_sub(self.credit) as i32) < 0 {
                 return Err(Fatal::Sequence("takes receives back"));
@@ -291,6 +320,18 @@ impl Requester {
             self.fed = true;
         }
         Ok(())
+    }
+
+    /// Whether the peer has executed a request that is out; what happens here counts as executed.
+    fn is_acked(&self, sent: &Sent) -> bool {
+        matches!(sent.request.op, SendOp::LocalInv(_))
+            || (self.acked.wrapping_sub(sent.seq).wrapping_sub(1) as i32) >= 0
+    }
+
+    /// The payload of the next request is no longer on its way.
+    fn land(&mut self) {
+        self.landed += self.queue[(self.landed_to - self.retired) as usize].request.outgoing();
+        self.landed_to += 1;
     }
 
     /// Where `frame`'s payload (a READ response) goes: slot and offset.
@@ -348,13 +389,8 @@ impl Requester {
     pub(crate) fn retire(&mut self, qpn: u32) -> Option<Option<Completion>> {
         let head = self.queue.front()?;
         let local = matches!(head.request.op, SendOp::LocalInv(_));
-        let executed = if local {
-            head.done
-        } else {
-            self.next > 0
-                && (self.acked.wrapping_sub(head.seq).wrapping_sub(1) as i32) >= 0
-                && (head.done || !head.request.op.has_response())
-        };
+        let answered = head.done || !(local || head.request.op.has_response());
+        let executed = self.next > 0 && answered && self.is_acked(head);
         if !executed {
             return None;
         }
@@ -372,8 +408,12 @@ impl Requester {
     }
 
     fn pop(&mut self) {
+        if self.next > 0 && self.landed_to == self.retired {
+            self.land();
+        }
         self.queue.pop_front();
         self.retired += 1;
+        self.landed_to = self.landed_to.max(self.retired);
         if self.next == 0 {
             self.offset = 0;
         }

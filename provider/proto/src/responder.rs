@@ -9,7 +9,7 @@ use crate::work::{AtomicOp, Completion, Extra, Status, WcOpcode};
 /// Acknowledge at once after this many requests, or bytes, or the lesser number of both (WIRE §5.2); before, acks wait
 /// for a frame to ride on.
 const ACK_REQUESTS: u32 = 64;
-const ACK_BYTES: u32 = 1 << 20;
+const ACK_BYTES: u32 = 512 << 10;
 const ACK_BOTH: (u32, u32) = (16, 32 << 10);
 
 /// Where the payload of a frame goes.

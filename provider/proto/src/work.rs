@@ -124,6 +124,18 @@ pub struct Request {
     pub fault: Option<Status>,
 }
 
+impl Request {
+    /// Bytes of payload that go to the peer.
+    pub(crate) fn outgoing(&self) -> u64 {
+        match self.op {
+            SendOp::Write(_) | SendOp::WriteImm(..) | SendOp::Send | SendOp::SendImm(_) | SendOp::SendInv(_) => {
+                u64::from(self.len)
+            }
+            SendOp::Read(_) | SendOp::CompareSwap { .. } | SendOp::FetchAdd { .. } | SendOp::LocalInv(_) => 0,
+        }
+    }
+}
+
 /// An atomic as the responder performs it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AtomicOp {

@@ -15,7 +15,7 @@ use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, RecvWr, SendWr, Status};
-use crate::sys::socket::Iov;
+use crate::sys::socket::{self, Iov};
 use crate::transport::{Batch, Flushed, Stream};
 
 /// Requests that gather while the peer is busy with earlier ones are sent when there are this many, or this many
@@ -27,6 +27,12 @@ const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
 /// Turns that bring something from the peer, completions perhaps and then more requests, for which requests that
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
+
+/// Payload on its way, from one `post` to the acknowledgement of the other end: what is more would wait in the kernel,
+/// and be out of the processors' caches when its turn comes. A path that holds more gets twice as much as it holds,
+/// which is looked at when the window has been full for so many of its lengths.
+const WINDOW: u64 = 2 << 20;
+const LOOK_WINDOWS: u64 = 4;
 
 /// What of a QP the progress engine works on.
 #[derive(Debug)]
@@ -93,6 +99,8 @@ pub(super) struct Link {
     pub(super) stream: Stream,
     batch: Option<Batch>,
     pub(super) inbox: Inbox,
+    /// What had been sent when the window was last chosen, and the window.
+    chosen: (u64, u64),
     /// Our direction has ended.
     finished: bool,
     /// Our direction has failed; the peer's may still bring what was on its way.
@@ -295,6 +303,9 @@ impl Conn {
         if let Some(batch) = link.batch.take() {
             self.progress.batches().give(batch);
         }
+        if engine.is_full() {
+            link.choose_window(engine);
+        }
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);
         link.stream.set_blocked(false, self.progress.epoll(), self.token())?;
         if engine.has_said_goodbye() && !link.finished {
@@ -415,7 +426,15 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        inner.link = Some(Link { stream, batch: None, inbox: Inbox::default(), finished: false, broken: false });
+        inner.engine.set_window(WINDOW);
+        inner.link = Some(Link {
+            stream,
+            batch: None,
+            inbox: Inbox::default(),
+            chosen: (0, WINDOW),
+            finished: false,
+            broken: false,
+        });
         if let Err(fatal) = inner.engine.connect(theirs, told) {
             self.break_off(inner, &fatal.to_string());
         }
@@ -537,6 +556,20 @@ const EMPTY: Completion = Completion {
     solicited: false,
 };
 
+impl Link {
+    /// The window is full: sees now and then whether the path holds more.
+    fn choose_window(&mut self, engine: &mut Engine) {
+        let (flown, window) = self.chosen;
+        if engine.flown() - flown < LOOK_WINDOWS * window {
+            return;
+        }
+        // Only the streams of TCP leave the host.
+        let capacity = socket::path_capacity(self.stream.tx()).unwrap_or(0);
+        self.chosen = (engine.flown(), capacity.saturating_mul(2).max(WINDOW));
+        engine.set_window(self.chosen.1);
+    }
+}
+
 fn limits(cap: &QpCap) -> proto::Limits {
     proto::Limits { send_wr: cap.send_wr as usize, recv_wr: cap.recv_wr as usize }
 }
@@ -579,7 +612,10 @@ impl Inner {
     /// Whether there is enough to be worth a system call.
     fn has_gathered(&self) -> bool {
         let (requests, bytes) = (self.engine.unsent(), self.unsent_bytes);
-        requests >= GATHER_REQUESTS || bytes >= GATHER_BYTES || (requests >= GATHER_BOTH.0 && bytes >= GATHER_BOTH.1)
+        let enough = requests >= GATHER_REQUESTS
+            || bytes >= GATHER_BYTES
+            || (requests >= GATHER_BOTH.0 && bytes >= GATHER_BOTH.1);
+        enough && !self.engine.is_full()
     }
 
     pub(crate) fn is_blocked(&self) -> bool {

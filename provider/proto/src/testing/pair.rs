@@ -39,6 +39,8 @@ pub struct Setup {
     pub rnr_timer: u32,
     /// One QP, connected to itself: everything goes to and comes from [`End::A`].
     pub looped: bool,
+    /// Payload that may be on its way.
+    pub window: u64,
     /// Where the wire's counters begin; 0 in life, near their end to see them wrap.
     pub counters: u32,
 }
@@ -50,6 +52,7 @@ impl Default for Setup {
             timing: Timing { retry: Some(1_000_000_000), rnr_retry: 7, max_rd_atomic: 4, max_dest_rd_atomic: 4 },
             rnr_timer: 640_000,
             looped: false,
+            window: u64::MAX,
             counters: 0,
         }
     }
@@ -85,6 +88,7 @@ impl Pair {
         let side = |qpn| {
             let mut side = Side::new(qpn, setup.limits);
             side.engine.set_timing(setup.timing);
+            side.engine.set_window(setup.window);
             side
         };
         Pair { a: side(QPN[0]), b: side(QPN[1]), now: 0, rng: Rng::seeded(seed), setup, connected: false }

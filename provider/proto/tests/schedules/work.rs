@@ -126,3 +126,27 @@ fn a_queue_of_no_length_takes_nothing() {
     assert_eq!((net.a.engine.next_send_slot(), net.a.engine.next_recv_slot()), (0, 0));
     net.settle();
 }
+
+#[test]
+fn a_full_window_lets_no_third_request_begin() {
+    let mut net = paired(Setup { window: 24, ..Setup::default() });
+    let target = net.b.target(64);
+    for id in 0..4 {
+        net.a.send(id, SendOp::Write(at(target)), &[id as u8; 16]);
+    }
+    assert!(!net.a.engine.is_full());
+    net.a.transmit(usize::MAX);
+    assert_eq!((net.a.engine.unsent(), net.a.engine.flown()), (2, 32));
+    assert!(net.a.engine.is_full());
+    // A wider window takes effect at once, and so does an acknowledgement.
+    net.a.engine.set_window(40);
+    net.a.transmit(usize::MAX);
+    assert_eq!((net.a.engine.unsent(), net.a.engine.flown()), (1, 48));
+    while net.deliver(A, usize::MAX) > 0 {}
+    net.b.transmit(usize::MAX);
+    while net.deliver(B, usize::MAX) > 0 {}
+    assert!(!net.a.engine.is_full());
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, Success), (2, Success), (3, Success)]);
+    assert_eq!(net.b.bytes(target.part(0, 16)), [3; 16]);
+}

@@ -60,6 +60,7 @@ pub fn run(seed: u64) {
         },
         rnr_timer: 1_000_000,
         looped: rng.one_in(8),
+        window: if rng.one_in(2) { u64::MAX } else { rng.within(0..200) },
         counters: if rng.one_in(2) { 0 } else { (rng.within(0..40) as u32).wrapping_neg() },
     };
     let mut pair = Pair::unconnected(rng.bits(), setup);
