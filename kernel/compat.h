@@ -5,6 +5,7 @@
 
 #include <linux/ethtool.h>
 #include <linux/ethtool_netlink.h>
+#include <linux/hrtimer.h>
 #include <linux/netdevice.h>
 #include <linux/version.h>
 #include <net/netdev_queues.h>
@@ -28,6 +29,7 @@
 #define vhs_napi_enable		napi_enable_locked
 #define vhs_napi_disable	napi_disable_locked
 #define vhs_recycle_directly	page_pool_enable_direct_recycling
+#define vhs_timer_setup		hrtimer_setup
 #define VHS_NEEDS_RTNL							\
 	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS |		\
 			 ETHTOOL_OP_NEEDS_RTNL_SRINGPARAM |		\
@@ -58,6 +60,8 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 #define VHS_NEEDS_RTNL
 #define VHS_RSS_CONTEXTS	.cap_rss_ctx_supported = true,
 #define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS(DMA_BUF)
+/* Hash fields are got and set by the same calls as rules, in their form. */
+#define ethtool_rxfh_fields	ethtool_rxnfc
 
 static inline void vhs_napi_add(struct net_device *dev,
 				struct napi_struct *napi,
@@ -70,6 +74,15 @@ static inline void vhs_recycle_directly(struct page_pool *pool,
 					struct napi_struct *napi)
 {
 	WRITE_ONCE(pool->p.napi, napi);
+}
+
+static inline void
+vhs_timer_setup(struct hrtimer *timer,
+		enum hrtimer_restart (*function)(struct hrtimer *),
+		clockid_t clock, enum hrtimer_mode mode)
+{
+	hrtimer_init(timer, clock, mode);
+	timer->function = function;
 }
 
 static inline u32 vhs_rx_page_size(struct net_device *dev, int idx)

@@ -69,7 +69,9 @@ void vhs_source_init(struct vhs_source *source, struct sk_buff *skb)
 	source->offset = 0;
 }
 
-/* Takes the next @len bytes of the packet; false: they are out of reach. */
+/* Takes the next @len bytes of the packet, to nowhere if @to is NULL; false:
+ * they are out of reach.
+ */
 bool vhs_dma_copy(struct vhs_source *source, void *to, u32 len)
 {
 	struct skb_shared_info *shinfo = skb_shinfo(source->skb);
@@ -90,8 +92,10 @@ bool vhs_dma_copy(struct vhs_source *source, void *to, u32 len)
 				return false;
 		}
 		n = min(len, size - source->offset);
-		memcpy(to, va + source->offset, n);
-		to += n;
+		if (to) {
+			memcpy(to, va + source->offset, n);
+			to += n;
+		}
 		len -= n;
 		source->offset += n;
 		if (source->offset == size) {

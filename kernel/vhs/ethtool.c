@@ -26,16 +26,14 @@ static void vhs_get_strings(struct net_device *dev, u32 set, u8 *data)
 static void vhs_get_ethtool_stats(struct net_device *dev,
 				  struct ethtool_stats *unused, u64 *data)
 {
-	struct vhs_rx_stats rx;
-	u64 overruns;
+	struct vhs_rx_stats rx = vhs_rx_sum(netdev_priv(dev), 0);
 
-	vhs_sum(netdev_priv(dev), &rx, &overruns);
 	*data++ = rx.split_bytes;
 	*data++ = rx.linear_bytes;
 	*data++ = rx.unreadable_bytes;
 	*data++ = rx.dma_bytes;
 	*data++ = rx.alloc_fail;
-	*data++ = overruns;
+	*data++ = rx.ring_full;
 }
 
 /* Closes the port for a change if it runs, and opens it after. */

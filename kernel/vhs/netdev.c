@@ -2,6 +2,9 @@
 /* The port as a net device: up and down, transmission, statistics. */
 
 #include <linux/etherdevice.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <net/ip.h>
 
 #include "vhs.h"
 
@@ -63,15 +66,18 @@ int vhs_stop(struct net_device *dev)
 
 static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
 {
+	struct vhs_tx_stats *stats = &txq->stats;
+
 	u64_stats_update_begin(&txq->syncp);
-	txq->packets++;
-	txq->bytes += skb->len;
+	stats->packets++;
+	stats->bytes += skb->len;
 	if (skb_is_gso(skb)) {
-		txq->gso_packets++;
-		txq->gso_bytes += skb->len;
+		stats->gso_packets++;
+		stats->gso_bytes += skb->len;
+		stats->gso_wire_packets += skb_shinfo(skb)->gso_segs;
 	}
 	if (skb->ip_summed == CHECKSUM_PARTIAL)
-		txq->needs_csum++;
+		stats->needs_csum++;
 	u64_stats_update_end(&txq->syncp);
 }
 
@@ -81,6 +87,7 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 	struct vhs_txq *txq = &port->txq[skb_get_queue_mapping(skb)];
 	struct vhs_rxq *rxq;
 	unsigned int queue;
+	u32 delay;
 
 	/* Pairs with the release in vhs_open(). */
 	if (unlikely(skb->len < ETH_HLEN || !smp_load_acquire(&peer->running)))
@@ -90,10 +97,13 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 		goto err_drop;
 
 	rxq = &peer->rxq[queue];
+	delay = READ_ONCE(peer->inject.delay);
+	if (unlikely(delay))
+		vhs_cb(skb)->arrives = ktime_add_us(ktime_get(), delay);
 	skb_tx_timestamp(skb);
 	vhs_tx_count(txq, skb);
 	if (unlikely(ptr_ring_produce(&rxq->ring, skb))) {
-		atomic64_inc(&rxq->overruns);
+		atomic64_inc(&rxq->ring_full);
 		kfree_skb(skb);
 	}
 	napi_schedule(&rxq->napi);
@@ -101,10 +111,30 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 
 err_drop:
 	u64_stats_update_begin(&txq->syncp);
-	txq->drops++;
+	txq->stats.drops++;
 	u64_stats_update_end(&txq->syncp);
 	kfree_skb(skb);
 	return NETDEV_TX_OK;
+}
+
+/* Only aggregates that the other end could cut: it knows Ethernet, IP without
+ * extension headers, and TCP.
+ */
+static netdev_features_t vhs_features_check(struct sk_buff *skb,
+					    struct net_device *dev,
+					    netdev_features_t features)
+{
+	u32 size = sizeof(struct ipv6hdr);
+
+	if (!skb_is_gso(skb))
+		return features;
+	if (skb_shinfo(skb)->gso_type & SKB_GSO_TCPV4)
+		size = ip_hdrlen(skb);
+	if (skb->ip_summed != CHECKSUM_PARTIAL ||
+	    skb_network_offset(skb) != ETH_HLEN ||
+	    skb_network_header_len(skb) != size)
+		features &= ~NETIF_F_GSO_MASK;
+	return features;
 }
 
 static struct vhs_rx_stats vhs_rx_stats(struct vhs_rxq *rxq)
@@ -116,71 +146,83 @@ static struct vhs_rx_stats vhs_rx_stats(struct vhs_rxq *rxq)
 		start = u64_stats_fetch_begin(&rxq->syncp);
 		stats = rxq->stats;
 	} while (u64_stats_fetch_retry(&rxq->syncp, start));
+	stats.ring_full = atomic64_read(&rxq->ring_full);
 	return stats;
 }
 
-static struct vhs_txq vhs_tx_stats(struct vhs_txq *txq)
+static struct vhs_tx_stats vhs_tx_stats(struct vhs_txq *txq)
 {
-	struct vhs_txq stats;
+	struct vhs_tx_stats stats;
 	unsigned int start;
 
 	do {
 		start = u64_stats_fetch_begin(&txq->syncp);
-		stats = *txq;
+		stats = txq->stats;
 	} while (u64_stats_fetch_retry(&txq->syncp, start));
 	return stats;
 }
 
-void vhs_sum(struct vhs_port *port, struct vhs_rx_stats *sum, u64 *overruns)
+/* Statistics consist of nothing but numbers. */
+static void vhs_add(void *sum, const void *one, size_t size)
 {
-	u64 *to = (u64 *)sum;
-	unsigned int i, j;
+	const u64 *from = one;
+	u64 *to = sum;
+	size_t i;
 
-	memset(sum, 0, sizeof(*sum));
-	*overruns = 0;
-	for (i = 0; i < port->dev->num_rx_queues; i++) {
-		struct vhs_rx_stats stats = vhs_rx_stats(&port->rxq[i]);
-		const u64 *from = (const u64 *)&stats;
+	for (i = 0; i < size / sizeof(u64); i++)
+		to[i] += from[i];
+}
 
-		for (j = 0; j < sizeof(stats) / sizeof(u64); j++)
-			to[j] += from[j];
-		*overruns += atomic64_read(&port->rxq[i].overruns);
+struct vhs_rx_stats vhs_rx_sum(struct vhs_port *port, unsigned int first)
+{
+	struct vhs_rx_stats sum = {};
+	unsigned int i;
+
+	for (i = first; i < port->dev->num_rx_queues; i++) {
+		struct vhs_rx_stats one = vhs_rx_stats(&port->rxq[i]);
+
+		vhs_add(&sum, &one, sizeof(sum));
 	}
+	return sum;
+}
+
+static struct vhs_tx_stats vhs_tx_sum(struct vhs_port *port, unsigned int first)
+{
+	struct vhs_tx_stats sum = {};
+	unsigned int i;
+
+	for (i = first; i < port->dev->num_tx_queues; i++) {
+		struct vhs_tx_stats one = vhs_tx_stats(&port->txq[i]);
+
+		vhs_add(&sum, &one, sizeof(sum));
+	}
+	return sum;
 }
 
 static void vhs_get_stats64(struct net_device *dev,
 			    struct rtnl_link_stats64 *stats)
 {
 	struct vhs_port *port = netdev_priv(dev);
-	struct vhs_rx_stats rx;
-	unsigned int i;
-	u64 overruns;
+	struct vhs_rx_stats rx = vhs_rx_sum(port, 0);
+	struct vhs_tx_stats tx = vhs_tx_sum(port, 0);
 
-	vhs_sum(port, &rx, &overruns);
 	stats->rx_packets = rx.packets;
 	stats->rx_bytes = rx.bytes;
 	stats->rx_dropped = rx.alloc_fail;
-	stats->rx_missed_errors = overruns;
-	for (i = 0; i < dev->num_tx_queues; i++) {
-		struct vhs_txq tx = vhs_tx_stats(&port->txq[i]);
-
-		stats->tx_packets += tx.packets;
-		stats->tx_bytes += tx.bytes;
-		stats->tx_dropped += tx.drops;
-	}
+	stats->rx_missed_errors = rx.ring_full;
+	stats->tx_packets = tx.packets;
+	stats->tx_bytes = tx.bytes;
+	stats->tx_dropped = tx.drops;
 }
 
-static void vhs_queue_stats_rx(struct net_device *dev, int idx,
-			       struct netdev_queue_stats_rx *stats)
+static void vhs_tell_rx(struct netdev_queue_stats_rx *stats,
+			struct vhs_rx_stats rx)
 {
-	struct vhs_port *port = netdev_priv(dev);
-	struct vhs_rx_stats rx = vhs_rx_stats(&port->rxq[idx]);
-
 	stats->packets = rx.packets;
 	stats->bytes = rx.bytes;
 	stats->alloc_fail = rx.alloc_fail;
-	stats->hw_drop_overruns = atomic64_read(&port->rxq[idx].overruns);
-	stats->hw_drops = stats->hw_drop_overruns;
+	stats->hw_drop_overruns = rx.ring_full;
+	stats->hw_drops = rx.ring_full;
 	stats->csum_unnecessary = rx.csum_unnecessary;
 #ifdef VHS_HAVE_CSUM_COMPLETE
 	stats->csum_complete = rx.csum_complete;
@@ -190,51 +232,43 @@ static void vhs_queue_stats_rx(struct net_device *dev, int idx,
 	stats->hw_gro_wire_packets = rx.gro_wire_packets;
 }
 
-static void vhs_queue_stats_tx(struct net_device *dev, int idx,
-			       struct netdev_queue_stats_tx *stats)
+static void vhs_tell_tx(struct netdev_queue_stats_tx *stats,
+			struct vhs_tx_stats tx)
 {
-	struct vhs_port *port = netdev_priv(dev);
-	struct vhs_txq tx = vhs_tx_stats(&port->txq[idx]);
-
 	stats->packets = tx.packets;
 	stats->bytes = tx.bytes;
 	stats->hw_drops = tx.drops;
 	stats->needs_csum = tx.needs_csum;
 	stats->hw_gso_packets = tx.gso_packets;
 	stats->hw_gso_bytes = tx.gso_bytes;
+	stats->hw_gso_wire_packets = tx.gso_wire_packets;
 }
 
-/* Queues that are not in use now, and which statistics are kept. */
+static void vhs_queue_stats_rx(struct net_device *dev, int idx,
+			       struct netdev_queue_stats_rx *stats)
+{
+	struct vhs_port *port = netdev_priv(dev);
+
+	vhs_tell_rx(stats, vhs_rx_stats(&port->rxq[idx]));
+}
+
+static void vhs_queue_stats_tx(struct net_device *dev, int idx,
+			       struct netdev_queue_stats_tx *stats)
+{
+	struct vhs_port *port = netdev_priv(dev);
+
+	vhs_tell_tx(stats, vhs_tx_stats(&port->txq[idx]));
+}
+
+/* Queues that are not in use now. */
 static void vhs_base_stats(struct net_device *dev,
 			   struct netdev_queue_stats_rx *rx,
 			   struct netdev_queue_stats_tx *tx)
 {
-	struct netdev_queue_stats_rx one_rx;
-	struct netdev_queue_stats_tx one_tx;
-	unsigned int i;
+	struct vhs_port *port = netdev_priv(dev);
 
-	rx->packets = 0;
-	rx->bytes = 0;
-	rx->alloc_fail = 0;
-	rx->hw_drops = 0;
-	rx->hw_drop_overruns = 0;
-	for (i = dev->real_num_rx_queues; i < dev->num_rx_queues; i++) {
-		vhs_queue_stats_rx(dev, i, &one_rx);
-		rx->packets += one_rx.packets;
-		rx->bytes += one_rx.bytes;
-		rx->alloc_fail += one_rx.alloc_fail;
-		rx->hw_drops += one_rx.hw_drops;
-		rx->hw_drop_overruns += one_rx.hw_drop_overruns;
-	}
-	tx->packets = 0;
-	tx->bytes = 0;
-	tx->hw_drops = 0;
-	for (i = dev->real_num_tx_queues; i < dev->num_tx_queues; i++) {
-		vhs_queue_stats_tx(dev, i, &one_tx);
-		tx->packets += one_tx.packets;
-		tx->bytes += one_tx.bytes;
-		tx->hw_drops += one_tx.hw_drops;
-	}
+	vhs_tell_rx(rx, vhs_rx_sum(port, dev->real_num_rx_queues));
+	vhs_tell_tx(tx, vhs_tx_sum(port, dev->real_num_tx_queues));
 }
 
 const struct netdev_stat_ops vhs_stat_ops = {
@@ -247,6 +281,7 @@ const struct net_device_ops vhs_netdev_ops = {
 	.ndo_open		= vhs_open,
 	.ndo_stop		= vhs_stop,
 	.ndo_start_xmit		= vhs_xmit,
+	.ndo_features_check	= vhs_features_check,
 	.ndo_get_stats64	= vhs_get_stats64,
 	.ndo_set_mac_address	= eth_mac_addr,
 	.ndo_validate_addr	= eth_validate_addr,
@@ -276,7 +311,7 @@ void vhs_setup(struct vhs_port *port)
 	dev->max_mtu = ETH_MAX_MTU - ETH_HLEN;
 	dev->hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_RXCSUM |
 			   NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN |
-			   NETIF_F_RXHASH | NETIF_F_NTUPLE;
+			   NETIF_F_RXHASH | NETIF_F_NTUPLE | NETIF_F_GRO_HW;
 	dev->features = dev->hw_features | NETIF_F_HIGHDMA;
 	dev->vlan_features = dev->hw_features & ~NETIF_F_NTUPLE;
 #ifdef VHS_HAVE_NETMEM_TX

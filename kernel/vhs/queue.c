@@ -37,6 +37,15 @@ static int vhs_mem_alloc(struct vhs_rxq *rxq, u32 buf_size,
 	return PTR_ERR_OR_ZERO(mem->payload);
 }
 
+/* A packet has arrived. */
+static enum hrtimer_restart vhs_timer(struct hrtimer *timer)
+{
+	struct vhs_rxq *rxq = container_of(timer, struct vhs_rxq, timer);
+
+	napi_schedule(&rxq->napi);
+	return HRTIMER_NORESTART;
+}
+
 int vhs_rxq_open(struct vhs_rxq *rxq)
 {
 	struct vhs_port *port = rxq->port;
@@ -55,6 +64,8 @@ int vhs_rxq_open(struct vhs_rxq *rxq)
 	if (err)
 		goto err_host;
 	vhs_napi_add(port->dev, &rxq->napi, vhs_poll, rxq->index);
+	vhs_timer_setup(&rxq->timer, vhs_timer, CLOCK_MONOTONIC,
+			HRTIMER_MODE_ABS);
 	return 0;
 
 err_host:
@@ -98,6 +109,7 @@ void vhs_rxq_disable(struct vhs_rxq *rxq)
 	netif_queue_set_napi(dev, rxq->index, NETDEV_QUEUE_TYPE_TX, NULL);
 	netif_queue_set_napi(dev, rxq->index, NETDEV_QUEUE_TYPE_RX, NULL);
 	vhs_napi_disable(&rxq->napi);
+	hrtimer_cancel(&rxq->timer);
 }
 
 void vhs_rxq_kick(struct vhs_rxq *rxq)

@@ -3,20 +3,31 @@
 
 #include <linux/etherdevice.h>
 #include <net/checksum.h>
+#include <net/ip6_checksum.h>
+#include <net/tcp.h>
 
 #include "vhs.h"
 
-#define VHS_HEAD_MAX	128	/* of a packet that is not split */
+#define VHS_HEAD_MAX	192	/* of a packet that is not split */
 #define VHS_LATE	64	/* payload that a late split leaves with the headers */
 
+/* A packet on its way from the ring to the stack. */
 struct vhs_rx {
+	struct sk_buff *src;
 	struct vhs_source source;
 	struct sk_buff *skb;
+	u32 skip;		/* bytes of its payload that are others' */
+	u32 len;		/* its length: headers, and its own payload */
 	bool sum;
-	__wsum csum;
+	__wsum csum;		/* of what follows the first bytes */
 	u32 summed;
 	u32 unreadable;
 };
+
+static bool vhs_rx_cut(const struct vhs_rx *rx)
+{
+	return rx->skip || rx->len < rx->src->len;
+}
 
 static bool vhs_rx_copy(struct vhs_rx *rx, void *to, u32 len)
 {
@@ -57,100 +68,193 @@ static bool vhs_rx_frags(struct vhs_rx *rx, struct page_pool *pool,
 	return true;
 }
 
+/* The end of the checksum that the sender has left to its device, or 0. */
+static u32 vhs_csum_end(const struct sk_buff *src)
+{
+	if (src->ip_summed != CHECKSUM_PARTIAL)
+		return 0;
+	return skb_checksum_start_offset(src) + src->csum_offset +
+	       sizeof(__sum16);
+}
+
 /* Where the linear part ends; all of it if the packet isn't split. */
-static u32 vhs_split_point(struct vhs_rxq *rxq, struct sk_buff *src)
+static u32 vhs_split_point(struct vhs_rxq *rxq, const struct vhs_rx *rx)
 {
 	struct vhs_port *port = rxq->port;
-	u32 head = vhs_cb(src)->hdr_len;
+	u32 head = vhs_cb(rx->src)->hdr_len;
 
 	if (READ_ONCE(port->hds_config) != ETHTOOL_TCP_DATA_SPLIT_ENABLED ||
-	    !head || head == src->len ||
-	    src->len <= READ_ONCE(port->hds_thresh) ||
+	    !head || head == rx->len || head < vhs_csum_end(rx->src) ||
+	    rx->len <= READ_ONCE(port->hds_thresh) ||
 	    vhs_hit(&port->inject.split_fail, rxq->seen))
-		return src->len;
+		return rx->len;
 	if (vhs_hit(&port->inject.split_late, rxq->seen))
-		head = min(head + VHS_LATE, src->len);
+		head = min(head + VHS_LATE, rx->len);
 	return head;
 }
 
-static void vhs_rx_offloads(struct vhs_rxq *rxq, struct vhs_rx *rx,
-			    struct sk_buff *src)
+/* The first bytes, with all headers. */
+static bool vhs_rx_linear(struct vhs_rx *rx, u32 linear)
 {
-	struct vhs_cb *cb = vhs_cb(src);
+	u32 headers = vhs_cb(rx->src)->hdr_len;
+	u8 *to = skb_put(rx->skb, linear);
+
+	return vhs_dma_copy(&rx->source, to, headers) &&
+	       vhs_dma_copy(&rx->source, NULL, rx->skip) &&
+	       vhs_dma_copy(&rx->source, to + headers, linear - headers);
+}
+
+/* The headers are the aggregate's: makes them the segment's. */
+static void vhs_rx_headers(struct vhs_rx *rx)
+{
+	u32 mss = skb_shinfo(rx->src)->gso_size;
+	u8 *network = rx->skb->data + ETH_HLEN;
+	struct tcphdr *tcp;
+	u32 size;
+
+	if (skb_shinfo(rx->src)->gso_type & SKB_GSO_TCPV4) {
+		struct iphdr *ip = (struct iphdr *)network;
+
+		ip->tot_len = htons(rx->len - ETH_HLEN);
+		ip->id = htons(ntohs(ip->id) + rx->skip / mss);
+		ip_send_check(ip);
+		tcp = (struct tcphdr *)(network + ip->ihl * 4);
+		size = rx->len - ETH_HLEN - ip->ihl * 4;
+		tcp->check = ~tcp_v4_check(size, ip->saddr, ip->daddr, 0);
+	} else {
+		struct ipv6hdr *ip = (struct ipv6hdr *)network;
+
+		size = rx->len - ETH_HLEN - sizeof(*ip);
+		ip->payload_len = htons(size);
+		tcp = (struct tcphdr *)(ip + 1);
+		tcp->check = ~tcp_v6_check(size, &ip->saddr, &ip->daddr, 0);
+	}
+	tcp->seq = htonl(ntohl(tcp->seq) + rx->skip);
+	if (rx->skip)
+		tcp->cwr = 0;
+	if (rx->skip + rx->len < rx->src->len) {
+		tcp->fin = 0;
+		tcp->psh = 0;
+	}
+}
+
+/* What the sender has left to its device: the checksum from @start on. */
+static void vhs_rx_fill_csum(struct vhs_rx *rx, u32 linear)
+{
+	u32 start = skb_checksum_start_offset(rx->src);
+	u8 *data = rx->skb->data;
+	__wsum csum;
+
+	csum = csum_partial(data + start, linear - start, 0);
+	csum = csum_block_add(csum, rx->csum, linear - start);
+	*(__sum16 *)(data + start + rx->src->csum_offset) =
+		csum_fold(csum) ?: CSUM_MANGLED_0;
+}
+
+static void vhs_rx_csum(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 linear)
+{
+	bool partial = rx->src->ip_summed == CHECKSUM_PARTIAL;
 	struct sk_buff *skb = rx->skb;
 
-	if (rx->sum) {
-		skb->ip_summed = CHECKSUM_COMPLETE;
-		skb->csum = rx->csum;
-	} else {
-		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	if (!rx->sum) {
+		/* An aggregate; its segments had the right ones. */
+		skb->ip_summed = CHECKSUM_PARTIAL;
+		skb->csum_start = skb_headroom(skb) +
+				  skb_checksum_start_offset(rx->src);
+		skb->csum_offset = rx->src->csum_offset;
+		return;
 	}
-	if (skb_is_gso(src)) {
-		skb_shinfo(skb)->gso_size = skb_shinfo(src)->gso_size;
-		skb_shinfo(skb)->gso_segs = skb_shinfo(src)->gso_segs;
-		skb_shinfo(skb)->gso_type = skb_shinfo(src)->gso_type &
+	if (partial)
+		vhs_rx_fill_csum(rx, linear);
+	/* Nobody else could verify what is in device memory. */
+	if (!(rxq->port->dev->features & NETIF_F_RXCSUM) && !rx->unreadable)
+		return;
+	if (partial) {
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+		return;
+	}
+	skb->ip_summed = CHECKSUM_COMPLETE;
+	skb->csum = csum_block_add(csum_partial(skb->data + ETH_HLEN,
+						linear - ETH_HLEN, 0),
+				   rx->csum, linear - ETH_HLEN);
+}
+
+static void vhs_rx_offloads(struct vhs_rxq *rxq, struct vhs_rx *rx)
+{
+	struct skb_shared_info *from = skb_shinfo(rx->src);
+	struct net_device *dev = rxq->port->dev;
+	struct vhs_cb *cb = vhs_cb(rx->src);
+	struct sk_buff *skb = rx->skb;
+
+	if (skb_is_gso(rx->src) && !vhs_rx_cut(rx)) {
+		skb_shinfo(skb)->gso_size = from->gso_size;
+		skb_shinfo(skb)->gso_segs = from->gso_segs;
+		skb_shinfo(skb)->gso_type = from->gso_type &
 			(SKB_GSO_TCPV4 | SKB_GSO_TCPV6 | SKB_GSO_TCP_ECN);
 	}
-	if (cb->hash)
+	if (cb->hash && dev->features & NETIF_F_RXHASH)
 		skb_set_hash(skb, cb->hash, cb->l4_hash ? PKT_HASH_TYPE_L4 :
 							  PKT_HASH_TYPE_L3);
 	skb_record_rx_queue(skb, rxq->index);
 	skb_mark_for_recycle(skb);
-	skb->protocol = eth_type_trans(skb, rxq->port->dev);
+	skb->protocol = eth_type_trans(skb, dev);
 }
 
-static void vhs_rx_count(struct vhs_rxq *rxq, struct vhs_rx *rx,
-			 struct sk_buff *src, u32 head)
+static void vhs_rx_count(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 head)
 {
 	struct vhs_rx_stats *stats = &rxq->stats;
 
 	u64_stats_update_begin(&rxq->syncp);
 	stats->packets++;
-	stats->bytes += src->len;
-	stats->split_bytes += src->len - head;
+	stats->bytes += rx->len;
+	stats->split_bytes += rx->len - head;
 	stats->linear_bytes += head;
 	stats->unreadable_bytes += rx->unreadable;
-	stats->dma_bytes += src->len;
-	if (skb_is_gso(src)) {
+	stats->dma_bytes += rx->len;
+	if (skb_is_gso(rx->skb)) {
 		stats->gro_packets++;
-		stats->gro_bytes += src->len;
-		stats->gro_wire_packets += skb_shinfo(src)->gso_segs;
+		stats->gro_bytes += rx->len;
+		stats->gro_wire_packets += skb_shinfo(rx->skb)->gso_segs;
 	}
-	if (rx->sum)
+	if (rx->skb->ip_summed == CHECKSUM_COMPLETE)
 		stats->csum_complete++;
-	else
+	else if (rx->skb->ip_summed != CHECKSUM_NONE)
 		stats->csum_unnecessary++;
 	u64_stats_update_end(&rxq->syncp);
 }
 
-static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src)
+/* @len bytes, after @skip, of the payload; all of it but for a segment. */
+static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
+			u32 len)
 {
-	u32 head = vhs_split_point(rxq, src);
-	u32 linear = head == src->len ? min_t(u32, head, VHS_HEAD_MAX) : head;
 	struct vhs_rx rx = {
-		.sum = src->ip_summed != CHECKSUM_PARTIAL,
+		.src = src,
+		.skip = skip,
+		.len = vhs_cb(src)->hdr_len + len,
 	};
+	u32 head = vhs_split_point(rxq, &rx);
+	u32 linear = head;
 
+	if (head == rx.len)
+		linear = min(head, max_t(u32, VHS_HEAD_MAX, vhs_csum_end(src)));
+	rx.sum = !skb_is_gso(src) || vhs_rx_cut(&rx);
 	vhs_source_init(&rx.source, src);
 	if (vhs_hit(&rxq->port->inject.alloc_fail, rxq->seen))
 		goto err_count;
 	rx.skb = napi_alloc_skb(&rxq->napi, linear);
 	if (!rx.skb)
 		goto err_count;
-	if (!vhs_dma_copy(&rx.source, skb_put(rx.skb, linear), linear))
-		goto err_free;
-	if (rx.sum) {
-		rx.csum = csum_partial(rx.skb->data + ETH_HLEN,
-				       linear - ETH_HLEN, 0);
-		rx.summed = linear - ETH_HLEN;
-	}
-	if (!vhs_rx_frags(&rx, rxq->host, PAGE_SIZE, head - linear) ||
+	if (!vhs_rx_linear(&rx, linear) ||
+	    !vhs_rx_frags(&rx, rxq->host, PAGE_SIZE, head - linear) ||
 	    !vhs_rx_frags(&rx, rxq->mem.payload, rxq->mem.buf_size,
-			  src->len - head))
+			  rx.len - head))
 		goto err_free;
 
-	vhs_rx_count(rxq, &rx, src, head);
-	vhs_rx_offloads(rxq, &rx, src);
+	if (vhs_rx_cut(&rx))
+		vhs_rx_headers(&rx);
+	vhs_rx_csum(rxq, &rx, linear);
+	vhs_rx_offloads(rxq, &rx);
+	vhs_rx_count(rxq, &rx, head);
 	napi_gro_receive(&rxq->napi, rx.skb);
 	return;
 
@@ -164,14 +268,29 @@ err_count:
 	u64_stats_update_end(&rxq->syncp);
 }
 
+/* As segments, if the port does not take aggregates. */
+static void vhs_deliver(struct vhs_rxq *rxq, struct sk_buff *src)
+{
+	u32 len = src->len - vhs_cb(src)->hdr_len, mss, skip;
+
+	if (!skb_is_gso(src) || !vhs_cb(src)->hdr_len ||
+	    rxq->port->dev->features & NETIF_F_GRO_HW) {
+		vhs_receive(rxq, src, 0, len);
+		return;
+	}
+	mss = skb_shinfo(src)->gso_size;
+	for (skip = 0; skip < len; skip += mss)
+		vhs_receive(rxq, src, skip, min(mss, len - skip));
+}
+
 static void vhs_arrive(struct vhs_rxq *rxq, struct sk_buff *src, int budget)
 {
 	struct vhs_inject *inject = &rxq->port->inject;
 
 	if (!vhs_hit(&inject->loss, rxq->seen)) {
-		vhs_receive(rxq, src);
+		vhs_deliver(rxq, src);
 		if (vhs_hit(&inject->duplicate, rxq->seen))
-			vhs_receive(rxq, src);
+			vhs_deliver(rxq, src);
 	}
 	napi_consume_skb(src, budget);
 }
@@ -183,6 +302,24 @@ static void vhs_release(struct vhs_rxq *rxq, int budget)
 	rxq->held = NULL;
 	if (held)
 		vhs_arrive(rxq, held, budget);
+}
+
+/* The next packet; NULL if it is still on the wire, or there is none. Nobody
+ * else consumes.
+ */
+static struct sk_buff *vhs_next(struct vhs_rxq *rxq)
+{
+	struct sk_buff *skb = __ptr_ring_peek(&rxq->ring);
+	ktime_t arrives;
+
+	if (!skb)
+		return NULL;
+	arrives = vhs_cb(skb)->arrives;
+	if (unlikely(arrives) && ktime_after(arrives, ktime_get())) {
+		hrtimer_start(&rxq->timer, arrives, HRTIMER_MODE_ABS);
+		return NULL;
+	}
+	return __ptr_ring_consume(&rxq->ring);
 }
 
 int vhs_poll(struct napi_struct *napi, int budget)
@@ -197,7 +334,7 @@ int vhs_poll(struct napi_struct *napi, int budget)
 		return 0;
 	}
 	while (done < budget) {
-		struct sk_buff *src = ptr_ring_consume(&rxq->ring);
+		struct sk_buff *src = vhs_next(rxq);
 
 		if (!src)
 			break;
@@ -214,7 +351,8 @@ int vhs_poll(struct napi_struct *napi, int budget)
 		vhs_release(rxq, budget);
 		/* A packet that came since the last look schedules again. */
 		if (napi_complete_done(napi, done) &&
-		    !ptr_ring_empty(&rxq->ring))
+		    !ptr_ring_empty(&rxq->ring) &&
+		    !hrtimer_active(&rxq->timer))
 			napi_schedule(napi);
 	}
 	return done;

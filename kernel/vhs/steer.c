@@ -306,6 +306,10 @@ int vhs_set_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc)
 			return -ENOENT;
 		vhs_rule_set(port, nfc->fs.location, NULL);
 		return 0;
+#ifndef VHS_HAVE_RXFH_FIELDS
+	case ETHTOOL_SRXFH:
+		return vhs_set_fields(dev, nfc, NULL);
+#endif
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -356,12 +360,15 @@ int vhs_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc, u32 *locs)
 		nfc->fs = rule->spec;
 		nfc->rss_context = rule->context;
 		return 0;
+#ifndef VHS_HAVE_RXFH_FIELDS
+	case ETHTOOL_GRXFH:
+		return vhs_get_fields(dev, nfc);
+#endif
 	default:
 		return -EOPNOTSUPP;
 	}
 }
 
-#ifdef VHS_HAVE_RXFH_FIELDS
 static bool vhs_flow_known(u32 type)
 {
 	switch (type) {
@@ -415,7 +422,6 @@ int vhs_set_fields(struct net_device *dev, const struct ethtool_rxfh_fields *nfc
 	WRITE_ONCE(port->fields[type], nfc->data);
 	return 0;
 }
-#endif
 
 void vhs_steer_init(struct vhs_port *port)
 {

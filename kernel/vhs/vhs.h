@@ -4,6 +4,7 @@
 
 #include <linux/netdevice.h>
 #include <linux/ethtool.h>
+#include <linux/hrtimer.h>
 #include <linux/ptr_ring.h>
 #include <linux/skbuff.h>
 #include <linux/u64_stats_sync.h>
@@ -21,6 +22,7 @@
 #define VHS_CONTEXTS		64	/* of RSS, the default one among them */
 #define VHS_HDS_THRESH_MAX	1024
 
+/* Nothing but numbers of 64 bits in these two. */
 struct vhs_rx_stats {
 	u64 packets;
 	u64 bytes;
@@ -34,6 +36,17 @@ struct vhs_rx_stats {
 	u64 gro_wire_packets;
 	u64 csum_unnecessary;
 	u64 csum_complete;
+	u64 ring_full;	/* counted by senders, in the queue's atomic */
+};
+
+struct vhs_tx_stats {
+	u64 packets;
+	u64 bytes;
+	u64 gso_packets;
+	u64 gso_bytes;
+	u64 gso_wire_packets;
+	u64 needs_csum;
+	u64 drops;
 };
 
 /* What a restart of the queue replaces. */
@@ -47,26 +60,22 @@ struct vhs_rxq {
 	unsigned int index;
 	struct napi_struct napi;
 	struct ptr_ring ring;
+	struct hrtimer timer;	/* for a packet that is still on the wire */
 	struct page_pool *host;	/* for what is not split */
 	struct vhs_rx_mem mem;
 	struct sk_buff *held;	/* to be overtaken by the next packet */
 	u32 seen;
 	struct vhs_rx_stats stats;
 	struct u64_stats_sync syncp;
-	atomic64_t overruns;
+	atomic64_t ring_full;
 };
 
 struct vhs_txq {
-	u64 packets;
-	u64 bytes;
-	u64 gso_packets;
-	u64 gso_bytes;
-	u64 needs_csum;
-	u64 drops;
+	struct vhs_tx_stats stats;
 	struct u64_stats_sync syncp;
 };
 
-/* One packet in "every" is hit; never if zero. */
+/* One packet in so many is hit; never if zero. */
 struct vhs_inject {
 	u32 loss;
 	u32 reorder;
@@ -75,6 +84,7 @@ struct vhs_inject {
 	u32 split_late;
 	u32 alloc_fail;
 	u32 stop_queues;
+	u32 delay;	/* of all packets, in microseconds */
 };
 
 struct vhs_rule {
@@ -107,6 +117,7 @@ struct vhs_port {
 
 /* What the wire side learns of a packet, for the receiving side. */
 struct vhs_cb {
+	ktime_t arrives;	/* 0: at once */
 	u32 hash;
 	u16 hdr_len;	/* Ethernet to TCP, 0 if this is not TCP */
 	bool l4_hash;
@@ -132,7 +143,7 @@ extern const struct netdev_stat_ops vhs_stat_ops;
 int vhs_open(struct net_device *dev);
 int vhs_stop(struct net_device *dev);
 void vhs_setup(struct vhs_port *port);
-void vhs_sum(struct vhs_port *port, struct vhs_rx_stats *sum, u64 *overruns);
+struct vhs_rx_stats vhs_rx_sum(struct vhs_port *port, unsigned int first);
 
 /* queue.c */
 extern const struct netdev_queue_mgmt_ops vhs_queue_mgmt_ops;
@@ -163,11 +174,9 @@ void vhs_steer_init(struct vhs_port *port);
 void vhs_steer_exit(struct vhs_port *port);
 int vhs_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc, u32 *locs);
 int vhs_set_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc);
-#ifdef VHS_HAVE_RXFH_FIELDS
 int vhs_get_fields(struct net_device *dev, struct ethtool_rxfh_fields *nfc);
 int vhs_set_fields(struct net_device *dev, const struct ethtool_rxfh_fields *nfc,
 		   struct netlink_ext_ack *extack);
-#endif
 
 /* ethtool.c */
 extern const struct ethtool_ops vhs_ethtool_ops;

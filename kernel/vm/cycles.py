@@ -30,14 +30,14 @@ def udmabuf(size):
     return lent
 
 
-def bind(netdev, port, dmabuf, *queues):
+def bind(netdev, port, dmabuf, *queues, **options):
     """Gives the socket that the binding lives as long as."""
     owner = copy.copy(netdev)
     owner.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
     owner.sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
     wanted = [{"type": "rx", "id": queue} for queue in queues]
     try:
-        owner.do("bind-rx", {"ifindex": port, "fd": dmabuf, "queues": wanted})
+        owner.do("bind-rx", {"ifindex": port, "fd": dmabuf, "queues": wanted} | options)
     except NlError:
         owner.sock.close()
         raise
@@ -48,11 +48,11 @@ def bound(netdev, port):
     return {queue["id"] for queue in netdev.queue_get({"ifindex": port}, dump=True) if "dmabuf" in queue}
 
 
-def refused(wanted, netdev, port, dmabuf, *queues):
+def refused(wanted, netdev, port, dmabuf, *queues, **options):
     try:
-        bind(netdev, port, dmabuf, *queues)
+        bind(netdev, port, dmabuf, *queues, **options)
     except NlError as error:
-        print("refused:", queues, error)
+        print("refused:", queues, options, error)
         assert error.error == wanted, f"{errno.errorcode[error.error]} and not {errno.errorcode[wanted]}"
     else:
         raise AssertionError(f"queues {queues} were bound")
@@ -67,6 +67,12 @@ def main():
     ethtool.rings_set({"header": {"dev-index": port}, "tcp-data-split": "enabled"})
     refused(errno.ERANGE if old else errno.EINVAL, netdev, port, dmabuf, 64)
     refused(errno.EINVAL, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
+    if not old:
+        page_size = "rx-page-size"
+        refused(errno.EINVAL, netdev, port, udmabuf(SIZE + 4096), 1, **{page_size: 65536})  # half a buffer at the end
+        refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 4 << 20})
+        refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 2048})
+        refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 12288})
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))
         owner = bind(netdev, port, dmabuf, *queues)
