@@ -22,6 +22,9 @@ pub struct Options {
     /// Which of Debian's kernels to boot.
     #[arg(long, value_enum, default_value_t = Kernel::V7_3)]
     kernel: Kernel,
+    /// A 7.3 that is built here, once and in about half an hour, with KASAN, lockdep, kmemleak and fault injection.
+    #[arg(long, conflicts_with = "kernel")]
+    debug_kernel: bool,
     /// Seconds until the machine is stopped; 0 for never.
     #[arg(long, default_value_t = 300)]
     seconds: u32,
@@ -42,13 +45,17 @@ enum Kernel {
     /// Of trixie: devmem RX
     #[value(name = "6.12")]
     V6_12,
+    /// Of trixie-backports, with `kernel/vm/debug.config`
+    #[value(skip)]
+    Debug,
 }
 
 /// Runs the command; its exit status is ours.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (command, seconds) =
         if options.shell { (SHELL.to_owned(), 0) } else { (options.command.join(" "), options.seconds) };
-    let run = Run::prepare(options.kernel, &command, seconds)?;
+    let kernel = if options.debug_kernel { Kernel::Debug } else { options.kernel };
+    let run = Run::prepare(kernel, &command, seconds)?;
     let (status, ()) = run.boot(|qemu| {
         if !options.shell {
             qemu.stdin(Stdio::null());
@@ -167,7 +174,10 @@ impl Run {
 /// A root, and what is booted with it.
 struct Machine {
     root: PathBuf,
+    /// The kernel's release.
     kernel: String,
+    /// What the initramfs needs, in the order of loading.
+    modules: &'static [&'static str],
 }
 
 impl Machine {
@@ -177,7 +187,8 @@ impl Machine {
         let mut hasher = DefaultHasher::new();
         let packages = kernel.packages();
         packages.hash(&mut hasher);
-        for file in RECIPE {
+        let recipe = kernel.recipe();
+        for file in recipe {
             fs::read_to_string(source.join(file))?.hash(&mut hasher);
         }
         let root = folder.join(format!("root-{:016x}", hasher.finish()));
@@ -196,16 +207,21 @@ impl Machine {
             }
             let status = command.stdin(Stdio::null()).status().context("mmdebstrap")?;
             ensure!(status.success(), "mmdebstrap ended with {status}");
-            println!("Building the kernel's own tests for it …");
-            for file in RECIPE {
+            for file in recipe {
                 fs::copy(source.join(file), partial.join(file))?;
             }
+            if kernel == Kernel::Debug {
+                println!("Building the kernel for it …");
+                let status = inside(&partial, &["/debug-kernel"]).stdin(Stdio::null()).status()?;
+                ensure!(status.success(), "kernel/vm/debug-kernel ended with {status}");
+            }
+            println!("Building the kernel's own tests for it …");
             output(&mut inside(&partial, &["/selftests"]))?;
             fs::rename(&partial, &root)?;
         }
-        let kernel = fs::read_dir(root.join("lib/modules"))?.next().context("the root has no kernel")??;
-        let kernel = kernel.file_name().to_string_lossy().into_owned();
-        Ok(Machine { root, kernel })
+        let release = fs::read_dir(root.join("lib/modules"))?.next().context("the root has no kernel")??;
+        let release = release.file_name().to_string_lossy().into_owned();
+        Ok(Machine { root, kernel: release, modules: if kernel == Kernel::Debug { &[] } else { &MODULES } })
     }
 
     /// Builds the modules, and the program of `kernel/vm`, in the root from a copy of the sources.
@@ -232,7 +248,7 @@ impl Machine {
         }
         fs::copy(self.root.join("bin/busybox"), tree.join("bin/busybox"))?;
         fs::copy(root()?.join("kernel/vm/init"), tree.join("init"))?;
-        for (i, module) in MODULES.iter().enumerate() {
+        for (i, module) in self.modules.iter().enumerate() {
             let packed =
                 self.root.join("lib/modules").join(&self.kernel).join("kernel").join(format!("{module}.ko.xz"));
             let name = Path::new(module).file_name().context("a module without a name")?.to_string_lossy();
@@ -259,7 +275,9 @@ impl Machine {
         let mut qemu = Command::new("timeout");
         qemu.arg("--foreground").arg(seconds.to_string()).arg("qemu-system-x86_64");
         let accelerator = std::env::var("DMVERBS_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".to_owned());
-        qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "2", "-m", "3G", "-nodefaults", "-no-reboot"]);
+        // Emulation is slow, byte by byte, where the kernel takes string moves for fast.
+        qemu.args(["-accel", &accelerator, "-cpu", "max,erms=off,fsrm=off"]);
+        qemu.args(["-smp", "2", "-m", "3G", "-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", out.join("console").display()));
         qemu.args(["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]);
         qemu.arg("-kernel").arg(self.root.join(format!("boot/vmlinuz-{}", self.kernel)));
@@ -279,16 +297,26 @@ impl Kernel {
         match self {
             Kernel::V7_3 => "7.3",
             Kernel::V6_12 => "6.12",
+            Kernel::Debug => "7.3 for debugging",
         }
     }
 
     /// The root's packages, as mmdebstrap takes them.
     fn packages(self) -> String {
-        let suite = match self {
-            Kernel::V7_3 => "/trixie-backports",
-            Kernel::V6_12 => "",
+        let kernel = match self {
+            Kernel::V7_3 => "linux-image-amd64/trixie-backports,linux-headers-amd64/trixie-backports",
+            Kernel::V6_12 => "linux-image-amd64,linux-headers-amd64",
+            Kernel::Debug => "bc,bison,flex,libelf-dev,libssl-dev",
         };
-        format!("linux-image-amd64{suite},linux-headers-amd64{suite},{INCLUDE}")
+        format!("{kernel},{INCLUDE}")
+    }
+
+    /// Files of `kernel/vm` that go into the root, where some are run.
+    fn recipe(self) -> &'static [&'static str] {
+        match self {
+            Kernel::V7_3 | Kernel::V6_12 => &["selftests", "zcrx.h"],
+            Kernel::Debug => &["selftests", "zcrx.h", "debug-kernel", "debug.config"],
+        }
     }
 }
 
@@ -307,8 +335,6 @@ const HOST: [&str; 5] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils", "p
 const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,\
                        ibverbs-providers,socat,linux-source/trixie-backports,linux-libc-dev/trixie-backports,xz-utils,\
                        libc6-dev,libmnl-dev,liburing-dev,python3-yaml,python3-jsonschema";
-/// Files of `kernel/vm` that go into the root; the first builds the kernel's own tests there.
-const RECIPE: [&str; 2] = ["selftests", "zcrx.h"];
 
 /// What is run for a person.
 const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> /dev/ttyS1 >&0 2>&0";
@@ -316,6 +342,6 @@ const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> 
 /// How long all tests may take.
 const TEST_SECONDS: u32 = 2400;
 
-/// What the initramfs needs, in the order of loading.
+/// What the root needs of Debian's kernels, in the order of loading.
 const MODULES: [&str; 5] =
     ["fs/netfs/netfs", "net/9p/9pnet", "net/9p/9pnet_virtio", "fs/9p/9p", "fs/overlayfs/overlay"];
