@@ -62,6 +62,10 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 #define VHS_IMPORT_NS_DMA_BUF	MODULE_IMPORT_NS(DMA_BUF)
 /* Hash fields are got and set by the same calls as rules, in their form. */
 #define ethtool_rxfh_fields	ethtool_rxnfc
+/* Its name of 7.3 came to Debian's 6.12 with 6.12.117, after 6.12.107. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 117)
+#define page_pool_alloc_netmems	page_pool_alloc_netmem
+#endif
 
 static inline void vhs_napi_add(struct net_device *dev,
 				struct napi_struct *napi,
@@ -95,7 +99,7 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 {
 	*offset = 0;
 	*size = PAGE_SIZE << pool->p.order;
-	return page_pool_alloc_netmem(pool, GFP_ATOMIC | __GFP_NOWARN);
+	return page_pool_alloc_netmems(pool, GFP_ATOMIC | __GFP_NOWARN);
 }
 
 #endif

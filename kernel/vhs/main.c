@@ -72,6 +72,8 @@ static int vhs_probe(struct platform_device *pdev)
 	err = dma_coerce_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
 	if (err)
 		return err;
+	/* Memory without holes is one segment to it, however large. */
+	dma_set_max_seg_size(&pdev->dev, UINT_MAX);
 	pair = devm_kzalloc(&pdev->dev, sizeof(*pair), GFP_KERNEL);
 	if (!pair)
 		return -ENOMEM;

@@ -275,14 +275,15 @@ impl Machine {
         let mut qemu = Command::new("timeout");
         qemu.arg("--foreground").arg(seconds.to_string()).arg("qemu-system-x86_64");
         let accelerator = std::env::var("DMVERBS_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".to_owned());
-        // Emulation is slow, byte by byte, where the kernel takes string moves for fast.
-        qemu.args(["-accel", &accelerator, "-cpu", "max,erms=off,fsrm=off"]);
+        // Emulation is slow, byte by byte, where the kernel takes string moves for fast; and with tables of five levels
+        // KASAN sees mistakes in the kernel's boot that are none.
+        qemu.args(["-accel", &accelerator, "-cpu", "max,erms=off,fsrm=off,la57=off"]);
         qemu.args(["-smp", "2", "-m", "3G", "-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", out.join("console").display()));
         qemu.args(["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]);
         qemu.arg("-kernel").arg(self.root.join(format!("boot/vmlinuz-{}", self.kernel)));
         qemu.arg("-initrd").arg(initramfs);
-        qemu.args(["-append", "console=ttyS0 rdinit=/init panic=-1 mitigations=off"]);
+        qemu.args(["-append", "console=ttyS0 rdinit=/init panic=-1 mitigations=off kasan_multi_shot"]);
         qemu.args(share("root", &self.root, ",readonly=on"));
         qemu.args(share("workspace", &root()?, ",readonly=on"));
         qemu.args(share("out", out, ""));
