@@ -72,7 +72,7 @@ def main():
         refused(errno.EINVAL, netdev, port, udmabuf(SIZE + 4096), 1, **{page_size: 65536})  # half a buffer at the end
         refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 4 << 20})
         refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 2048})
-        refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 12288})
+        refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 12288})
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))
         owner = bind(netdev, port, dmabuf, *queues)
