@@ -5,7 +5,7 @@ use crate::frame::{DecodeError, Frame, Op};
 use crate::hello::Hello;
 use crate::requester::{Emitted, Requester};
 use crate::responder::{Destination, Responder};
-use crate::work::{AtomicOp, Completion, Request, Status};
+use crate::work::{AtomicOp, Completion, Request, Status, Window};
 
 /// Queue sizes.
 #[derive(Clone, Copy, Debug)]
@@ -330,9 +330,9 @@ impl Engine {
         self.requester.is_full()
     }
 
-    /// With `bytes` of payload on their way, no smaller request is begun, unless less than two are under way.
-    pub fn set_window(&mut self, bytes: u64) {
-        self.requester.window = bytes;
+    /// Limits what is on its way.
+    pub fn set_window(&mut self, window: Window) {
+        self.requester.window = window;
     }
 
     /// Holds new requests back (SQD), or lets them go.

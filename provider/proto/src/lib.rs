@@ -23,7 +23,7 @@ pub use engine::{Engine, Fatal, Incoming, Limits, Need, Refusal, Source, SourceG
 pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, MAX_CHUNK, MAX_HEADER_LEN, Op};
 pub use hello::{HELLO_LEN, Hello, HelloError, Verdict, rnr_timer};
 pub use responder::Destination;
-pub use work::{Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode};
+pub use work::{Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode, Window};
 
 /// Time in nanoseconds since an arbitrary start; it never goes back.
 pub type Tick = u64;

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 
 use crate::engine::{Fatal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
-use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Status};
+use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Status, Window};
 
 /// A request with what became of it.
 #[derive(Debug)]
@@ -49,8 +49,7 @@ pub(crate) struct Requester {
     flown: u64,
     landed: u64,
     landed_to: u64,
-    /// With so much of it on its way no third request is begun that is smaller.
-    pub(crate) window: u64,
+    pub(crate) window: Window,
     /// Absolute position of the last one that was answered.
     answered: u64,
     /// READs and atomics in flight at most: as our side was told, and as the peer accepts.
@@ -83,7 +82,7 @@ impl Requester {
             flown: 0,
             landed: 0,
             landed_to: 0,
-            window: u64::MAX,
+            window: Window::UNLIMITED,
             answered: 0,
             max_reads: 0,
             peer_reads: usize::MAX,
@@ -176,9 +175,9 @@ impl Requester {
     /// Whether the next request has to wait for the window.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.flown - self.landed >= self.window
-            && self.retired + self.next as u64 >= self.landed_to + 2
-            && self.queue.get(self.next).is_some_and(|next| u64::from(next.request.len) < self.window)
+        self.flown - self.landed >= self.window.bytes
+            && self.retired + self.next as u64 - self.landed_to >= self.window.requests
+            && self.unsent() > 0
     }
 
     /// Sends the next frame of the next request, if nothing holds it back.

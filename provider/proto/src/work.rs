@@ -47,6 +47,21 @@ pub struct Remote {
     pub rkey: u32,
 }
 
+/// What may be on its way to the peer, from the first frame of a request to its acknowledgement: with at least so many
+/// bytes of payload, and so many requests, no further request is begun.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Window {
+    /// Payload in bytes.
+    pub bytes: u64,
+    /// Requests; at least 1.
+    pub requests: u64,
+}
+
+impl Window {
+    /// Nothing is held back.
+    pub const UNLIMITED: Window = Window { bytes: u64::MAX, requests: u64::MAX };
+}
+
 /// What a send request does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SendOp {

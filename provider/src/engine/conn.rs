@@ -28,11 +28,14 @@ const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
 
-/// Payload on its way, from one `post` to the acknowledgement of the other end: what is more would wait in the kernel,
-/// and be out of the processors' caches when its turn comes. A path that holds more gets twice as much as it holds,
-/// which is looked at when the window has been full for so many of its lengths.
-const WINDOW: u64 = 2 << 20;
+/// What a connection has on its way: what is more would wait in the kernel, and be out of the processors' caches when
+/// its turn comes. A path that holds more gets twice as much as it holds, which is looked at when so many windows have
+/// been sent and one is full.
+const WINDOW: proto::Window = proto::Window { bytes: 2 << 20, requests: 3 };
 const LOOK_WINDOWS: u64 = 4;
+/// Bytes that the connections of a process have on their way together, where that is enough for a request of each: what
+/// waits in all sockets beyond tcp_mem (tcp(7)), the kernel drops.
+const ALL_WINDOWS: u64 = 256 << 20;
 
 /// What of a QP the progress engine works on.
 #[derive(Debug)]
@@ -100,7 +103,7 @@ pub(super) struct Link {
     batch: Option<Batch>,
     pub(super) inbox: Inbox,
     /// What had been sent when the window was last chosen, and the window.
-    chosen: (u64, u64),
+    chosen: (u64, proto::Window),
     /// Our direction has ended.
     finished: bool,
     /// Our direction has failed; the peer's may still bring what was on its way.
@@ -304,7 +307,7 @@ impl Conn {
             self.progress.batches().give(batch);
         }
         if engine.is_full() {
-            link.choose_window(engine);
+            link.choose_window(engine, self.progress);
         }
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);
         link.stream.set_blocked(false, self.progress.epoll(), self.token())?;
@@ -426,12 +429,13 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        inner.engine.set_window(WINDOW);
+        let window = fair_window(self.progress, 0);
+        inner.engine.set_window(window);
         inner.link = Some(Link {
             stream,
             batch: None,
             inbox: Inbox::default(),
-            chosen: (0, WINDOW),
+            chosen: (0, window),
             finished: false,
             broken: false,
         });
@@ -558,16 +562,25 @@ const EMPTY: Completion = Completion {
 
 impl Link {
     /// The window is full: sees now and then whether the path holds more.
-    fn choose_window(&mut self, engine: &mut Engine) {
+    fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
         let (flown, window) = self.chosen;
-        if engine.flown() - flown < LOOK_WINDOWS * window {
+        if engine.flown() - flown < window.bytes.saturating_mul(LOOK_WINDOWS) {
             return;
         }
         // Only the streams of TCP leave the host.
         let capacity = socket::path_capacity(self.stream.tx()).unwrap_or(0);
-        self.chosen = (engine.flown(), capacity.saturating_mul(2).max(WINDOW));
+        self.chosen = (engine.flown(), fair_window(progress, capacity));
         engine.set_window(self.chosen.1);
     }
+}
+
+/// The window of one of the process's connections, whose path holds so many bytes.
+fn fair_window(progress: &Progress, path: u64) -> proto::Window {
+    let share = ALL_WINDOWS / progress.registry().len().max(1) as u64;
+    if share < WINDOW.bytes {
+        return proto::Window { bytes: share, requests: 1 };
+    }
+    proto::Window { bytes: path.saturating_mul(2).clamp(WINDOW.bytes, share), ..WINDOW }
 }
 
 fn limits(cap: &QpCap) -> proto::Limits {

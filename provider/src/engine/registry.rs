@@ -102,6 +102,11 @@ impl Registry {
         self.inner.lock().taken.get(&qpn).cloned().flatten()
     }
 
+    /// How many QPs the process has, lingering ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().taken.len()
+    }
+
     /// Every QP of the process.
     pub(crate) fn all(&self) -> Vec<Arc<Conn>> {
         self.inner.lock().taken.values().flatten().cloned().collect()

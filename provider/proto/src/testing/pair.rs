@@ -7,6 +7,7 @@ use super::side::Side;
 use crate::Tick;
 use crate::engine::{Limits, Need, Timing};
 use crate::hello::{HELLO_LEN, Hello, Verdict};
+use crate::work::Window;
 
 /// Names a side.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,8 +40,8 @@ pub struct Setup {
     pub rnr_timer: u32,
     /// One QP, connected to itself: everything goes to and comes from [`End::A`].
     pub looped: bool,
-    /// Payload that may be on its way.
-    pub window: u64,
+    /// What may be on its way.
+    pub window: Window,
     /// Where the wire's counters begin; 0 in life, near their end to see them wrap.
     pub counters: u32,
 }
@@ -52,7 +53,7 @@ impl Default for Setup {
             timing: Timing { retry: Some(1_000_000_000), rnr_retry: 7, max_rd_atomic: 4, max_dest_rd_atomic: 4 },
             rnr_timer: 640_000,
             looped: false,
-            window: u64::MAX,
+            window: Window::UNLIMITED,
             counters: 0,
         }
     }

@@ -2,7 +2,7 @@
 
 use dmverbs_proto::testing::{End, Pair, Setup, Sge, Side, Wr};
 use dmverbs_proto::{
-    Access, Completion, Flags, Frame, Limits, MAX_CHUNK, Need, Op, Remote, SendFlags, SendOp, Status, Timing,
+    Access, Completion, Flags, Frame, Limits, MAX_CHUNK, Need, Op, Remote, SendFlags, SendOp, Status, Timing, Window,
 };
 
 use End::{A, B};

@@ -128,8 +128,8 @@ fn a_queue_of_no_length_takes_nothing() {
 }
 
 #[test]
-fn a_full_window_lets_no_third_request_begin() {
-    let mut net = paired(Setup { window: 24, ..Setup::default() });
+fn a_full_window_lets_no_request_begin() {
+    let mut net = paired(Setup { window: Window { bytes: 24, requests: 2 }, ..Setup::default() });
     let target = net.b.target(64);
     for id in 0..4 {
         net.a.send(id, SendOp::Write(at(target)), &[id as u8; 16]);
@@ -139,9 +139,13 @@ fn a_full_window_lets_no_third_request_begin() {
     assert_eq!((net.a.engine.unsent(), net.a.engine.flown()), (2, 32));
     assert!(net.a.engine.is_full());
     // A wider window takes effect at once, and so does an acknowledgement.
-    net.a.engine.set_window(40);
+    net.a.engine.set_window(Window { bytes: 24, requests: 3 });
     net.a.transmit(usize::MAX);
     assert_eq!((net.a.engine.unsent(), net.a.engine.flown()), (1, 48));
+    assert!(net.a.engine.is_full());
+    net.a.engine.set_window(Window { bytes: 49, requests: 1 });
+    assert!(!net.a.engine.is_full());
+    net.a.engine.set_window(Window { bytes: 48, requests: 3 });
     while net.deliver(A, usize::MAX) > 0 {}
     net.b.transmit(usize::MAX);
     while net.deliver(B, usize::MAX) > 0 {}

@@ -1,7 +1,7 @@
 //! A schedule: what a seed makes two sides do, step by step, under the eyes of the oracle.
 
 use dmverbs_proto::testing::{End, Pair, Rng, Setup, Sge, Wr};
-use dmverbs_proto::{Access, Limits, MAX_CHUNK, Need, Remote, SendFlags, SendOp, Status, Timing};
+use dmverbs_proto::{Access, Limits, MAX_CHUNK, Need, Remote, SendFlags, SendOp, Status, Timing, Window};
 
 use crate::oracle::{Op, Oracle, Reception};
 
@@ -60,7 +60,11 @@ pub fn run(seed: u64) {
         },
         rnr_timer: 1_000_000,
         looped: rng.one_in(8),
-        window: if rng.one_in(2) { u64::MAX } else { rng.within(0..200) },
+        window: if rng.one_in(2) {
+            Window::UNLIMITED
+        } else {
+            Window { bytes: rng.within(0..200), requests: rng.within(1..5) }
+        },
         counters: if rng.one_in(2) { 0 } else { (rng.within(0..40) as u32).wrapping_neg() },
     };
     let mut pair = Pair::unconnected(rng.bits(), setup);
