@@ -62,18 +62,7 @@ pub fn rows() -> Vec<Trial> {
 }
 
 fn measure(net: &Net, program: &str, options: &str, sizes: &[u64]) -> Result<()> {
-    let mut attempt = 1;
-    loop {
-        let outcome = pair(net, program).options(options).run()?;
-        let covered = outcome.table()?.covers(sizes);
-        // perftest derives its figures from a short measurement of the processor's clock. When that is disturbed, it
-        // says so and prints "inf": this run's figures are missing, whatever the messages did.
-        let clock_unknown = outcome.client.stderr.contains("Correlation coefficient");
-        if covered.is_ok() || !clock_unknown || attempt == ATTEMPTS {
-            return covered.map_err(|error| error.context(outcome.client.to_string()));
-        }
-        attempt += 1;
-    }
+    pair(net, program).options(options).measure(sizes).map(drop)
 }
 
 fn carry(net: &Net, program: &str, options: &str, size: usize) -> Result<()> {
@@ -110,9 +99,6 @@ fn pair<'a>(net: &'a Net, program: &'a str) -> Pair<'a> {
     // -F: the processor's frequency is nothing to warn about here.
     Pair::new(net, program).options("-F").limit(Duration::from_secs(120))
 }
-
-/// How often perftest may fail to measure the processor's clock.
-const ATTEMPTS: u32 = 3;
 
 /// These run with sizes 2 … 2^23 in both places.
 const PLAIN: [&str; 6] = ["ib_write_bw", "ib_write_lat", "ib_read_bw", "ib_read_lat", "ib_send_bw", "ib_send_lat"];

@@ -67,21 +67,32 @@ impl Table {
     pub fn covers(&self, sizes: &[u64]) -> Result<()> {
         let found: Vec<u64> = self.rows.iter().map(|row| row.size).collect();
         ensure!(found == sizes, "the table has the sizes {found:?} instead of {sizes:?}");
-        for row in &self.rows {
-            let figure = match row.figures {
-                // Both are printed with few decimals: of large messages the rate may read as zero, of few small ones a
-                // second the bandwidth.
-                Figures::Bandwidth { messages_per_second, .. }
-                    if (1.0..1e4).contains(&(messages_per_second * row.size as f64)) =>
-                {
-                    messages_per_second
-                }
-                Figures::Bandwidth { bytes_per_second, .. } => bytes_per_second,
-                Figures::Latency { average, .. } => average,
-            };
-            ensure!(figure.is_finite() && figure > 0.0, "there is no figure in {row:?}");
+        match self.rows.iter().find(|row| !row.has_figure()) {
+            Some(row) => bail!("there is no figure in {row:?}"),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether every row has a figure that is more than nothing.
+    pub fn has_figures(&self) -> bool {
+        self.rows.iter().all(Row::has_figure)
+    }
+}
+
+impl Row {
+    fn has_figure(&self) -> bool {
+        let figure = match self.figures {
+            // Both are printed with few decimals: of large messages the rate may read as zero, of few small ones a
+            // second the bandwidth.
+            Figures::Bandwidth { messages_per_second, .. }
+                if (1.0..1e4).contains(&(messages_per_second * self.size as f64)) =>
+            {
+                messages_per_second
+            }
+            Figures::Bandwidth { bytes_per_second, .. } => bytes_per_second,
+            Figures::Latency { average, .. } => average,
+        };
+        figure.is_finite() && figure > 0.0
     }
 }
 

@@ -72,17 +72,16 @@ enum Data {
 
 fn measure(net: &Net, program: &'static str, size: usize, iterations: u32, data: Data) -> Result<Line> {
     let pair = Pair::new(net, program).options(&format!("-F -n {iterations}"));
-    let (outcome, verified) = match data {
+    let sizes = [size as u64];
+    let (table, verified) = match data {
         Data::Compared => {
             let buffers = Buffers::new(program, size)?;
-            let outcome = buffers.attach(pair).run()?;
+            let (outcome, table) = buffers.attach(pair).measure(&sizes)?;
             buffers.check(&outcome)?;
-            (outcome, format!("yes, {size} of {size} bytes equal"))
+            (table, format!("yes, {size} of {size} bytes equal"))
         }
-        Data::Unknown => (pair.options(&format!("-s {size}")).run()?, "–".to_owned()),
+        Data::Unknown => (pair.options(&format!("-s {size}")).measure(&sizes)?.1, "–".to_owned()),
     };
-    let table = outcome.table()?;
-    table.covers(&[size as u64])?;
     Ok(Line { program, size, figures: table.rows[0].figures, verified })
 }
 

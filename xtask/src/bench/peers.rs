@@ -106,7 +106,7 @@ impl Participant {
     /// One run.
     pub fn run(&self, bench: &Bench) -> Result<Figure> {
         match self.peer {
-            Peer::OursProcessor { .. } => self.processor(bench),
+            Peer::OursProcessor { program } => self.processor(bench, program),
             Peer::Raw { .. } => {
                 let figure = self.measure(bench, self.iterations)?;
                 Ok(Figure { seconds: Some(bench.seconds), ..figure })
@@ -140,11 +140,12 @@ impl Participant {
         }
     }
 
+    fn pair<'a>(&self, bench: &'a Bench, program: &'a str, options: &str, iterations: u64) -> Pair<'a> {
+        Pair::new(bench.net, program).options(&format!("-F -s {} -n {iterations} {options}", self.size))
+    }
+
     fn ours(&self, bench: &Bench, program: &str, options: &str, iterations: u64) -> Result<Figure> {
-        let words = format!("-F -s {} -n {iterations} {options}", self.size);
-        let outcome = Pair::new(bench.net, program).options(&words).run()?;
-        let table = outcome.table()?;
-        table.covers(&[self.size])?;
+        let (_, table) = self.pair(bench, program, options, iterations).measure(&[self.size])?;
         Ok(match table.rows[0].figures {
             Figures::Bandwidth { bytes_per_second, messages_per_second } => Figure {
                 bytes_per_second: Some(bytes_per_second),
@@ -156,11 +157,12 @@ impl Participant {
     }
 
     /// The processor time of a run, less that of a run that moves almost nothing: what the start costs.
-    fn processor(&self, bench: &Bench) -> Result<Figure> {
+    fn processor(&self, bench: &Bench, program: &str) -> Result<Figure> {
         let few = 5;
         let timed = |iterations| -> Result<f64> {
             let before = machine::children()?;
-            self.measure(bench, iterations)?;
+            // -N: no search for the peak, which compares every two completions.
+            self.pair(bench, program, "-N", iterations).run()?;
             Ok(machine::children()? - before)
         };
         let (start, whole) = (timed(few)?, timed(self.iterations)?);
