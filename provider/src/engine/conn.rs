@@ -286,6 +286,7 @@ impl Conn {
             engine.transmit(&mut Nowhere);
             return Ok(());
         };
+        let mut long = false;
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             if batch.is_empty() {
@@ -293,6 +294,9 @@ impl Conn {
                 if batch.is_empty() {
                     break;
                 }
+            }
+            if std::mem::replace(&mut long, true) {
+                self.progress.goes_on();
             }
             match batch.flush(&link.stream)? {
                 Flushed::All => batch.clear(),

@@ -12,6 +12,7 @@ mod registry;
 mod send;
 pub(crate) mod wake;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +57,10 @@ const LINKS: u64 = 1 << 33;
 const BOOTSTRAP: u64 = 1 << 34;
 /// Among those of the handshake: a listener, by its index.
 const LISTENER: u64 = 1 << 35;
+
+thread_local! {
+    static IS_PROGRESS_THREAD: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The process's progress engine.
 #[derive(Debug)]
@@ -210,6 +215,13 @@ impl Progress {
         drop(turn);
         if yields {
             std::thread::yield_now();
+        }
+    }
+
+    /// A call sends for a long time. An application's is as good as polling: the thread would only be in its way.
+    pub(crate) fn goes_on(&self) {
+        if !IS_PROGRESS_THREAD.get() {
+            self.standby.polled();
         }
     }
 
@@ -393,6 +405,7 @@ impl Progress {
 
     /// The progress thread.
     fn run(&self) {
+        IS_PROGRESS_THREAD.set(true);
         let mut events = vec![Event::default(); 128];
         let mut watch = Watch::default();
         loop {
