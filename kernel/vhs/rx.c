@@ -349,11 +349,7 @@ int vhs_poll(struct napi_struct *napi, int budget)
 	}
 	if (done < budget) {
 		vhs_release(rxq, budget);
-		/* A packet that came since the last look schedules again. */
-		if (napi_complete_done(napi, done) &&
-		    !ptr_ring_empty(&rxq->ring) &&
-		    !hrtimer_active(&rxq->timer))
-			napi_schedule(napi);
+		napi_complete_done(napi, done);
 	}
 	return done;
 }
