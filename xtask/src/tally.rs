@@ -52,6 +52,28 @@ impl std::fmt::Display for Tally {
     }
 }
 
+/// Picks the lines that somebody wants to see of those that Rust's test programs print: all but what tests print that
+/// passed, unless they say that they could not run.
+#[derive(Debug, Default)]
+pub struct Digest {
+    in_successes: bool,
+}
+
+impl Digest {
+    /// True for a line to be shown; the lines come in their order.
+    pub fn keeps(&mut self, line: &str) -> bool {
+        if line == "successes:" {
+            self.in_successes = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.in_successes = false;
+        }
+        let passed = line.starts_with("test ") && line.ends_with(" ... ok");
+        let empty =
+            line.is_empty() || line.starts_with("running ") || line.starts_with("test result: ok. 0 passed; 0 ");
+        line.starts_with("skipped: ") || !(self.in_successes || passed || empty)
+    }
+}
+
 /// The name and the reason, when a test program says on this line that a test did not run.
 pub fn skipped(line: &str) -> Option<(&str, &str)> {
     if let Some(skipped) = line.strip_prefix("skipped ") {
@@ -119,6 +141,52 @@ mod tests {
         assert_eq!(skipped("test a row ... ignored"), Some(("a row", "")));
         assert_eq!(skipped("test a row ... ok"), None);
         assert_eq!(skipped("skipped mr: no dma-buf here"), Some(("mr", "no dma-buf here")));
+    }
+
+    #[test]
+    fn a_digest_is_what_did_not_pass() {
+        let printed = "
+running 3 tests
+test one ... ok
+test two                 ... ok
+test three ... FAILED
+
+successes:
+
+---- one stdout ----
+1000 schedules
+skipped: no /dev/udmabuf
+
+successes:
+    one
+
+failures:
+
+---- three stdout ----
+it broke
+
+failures:
+    three
+
+test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.97s
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+
+        let mut digest = Digest::default();
+        let kept: Vec<&str> = printed.lines().filter(|line| digest.keeps(line)).collect();
+
+        assert_eq!(
+            kept,
+            [
+                "test three ... FAILED",
+                "skipped: no /dev/udmabuf",
+                "failures:",
+                "---- three stdout ----",
+                "it broke",
+                "failures:",
+                "    three",
+                "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.97s",
+            ]
+        );
     }
 
     #[test]

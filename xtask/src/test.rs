@@ -1,5 +1,6 @@
 //! `cargo xtask test`: runs groups, counts, and says so in one last line.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -7,12 +8,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::groups::{GROUPS, Group};
-use crate::setup;
-use crate::tally::{Tally, skipped};
+use crate::tally::{Digest, Tally, skipped};
+use crate::{root, setup};
+
+/// What the test programs print, passed or not; from the root of the tree.
+const LOG: &str = "target/test.log";
 
 /// Runs the groups of these names, or all.
 pub fn run(names: &[String]) -> Result<ExitCode> {
     setup::run()?;
+    fs::create_dir_all(root()?.join("target"))?;
+    File::create(root()?.join(LOG))?;
     let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name));
     let mut total = Tally::default();
     let mut report = Vec::new();
@@ -25,6 +31,7 @@ pub fn run(names: &[String]) -> Result<ExitCode> {
         report.push((group.name, tally, start.elapsed()));
     }
     print_report(&report);
+    println!("Everything that the tests printed is in {LOG}.");
     println!("{total}");
     std::io::stdout().flush()?;
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -36,7 +43,7 @@ pub fn verdict(command: &mut Command) -> Result<Tally> {
     Ok(Tally::one(status.success()))
 }
 
-/// Runs a command that prints results, shows its output, and counts.
+/// Runs a command that prints results, shows those that matter, logs them all, and counts.
 pub fn count(command: &mut Command) -> Result<Tally> {
     let mut child = command
         .stdin(Stdio::null())
@@ -44,12 +51,17 @@ pub fn count(command: &mut Command) -> Result<Tally> {
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
     let stdout = child.stdout.take().expect("stdout was asked for");
+    let mut log = File::options().create(true).append(true).open(root()?.join(LOG))?;
+    let mut digest = Digest::default();
     let mut tally = Tally::default();
     let mut counted_as_passed = 0;
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        writeln!(log, "{line}")?;
+        if digest.keeps(&line) {
+            println!("{line}");
+        }
         tally.read(&line);
         if let Some((name, "")) = skipped(&line) {
             println!("{name} was skipped without a reason, which counts as failed");
