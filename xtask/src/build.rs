@@ -16,6 +16,14 @@ pub fn release() -> Result<()> {
     Ok(())
 }
 
+/// Builds the program that calls all of `provider/netdev`.
+pub fn bindings() -> Result<()> {
+    let words = ["build", "--quiet", "--release", "--package=dmverbs-netdev", "--example=bindings"];
+    let status = cargo()?.args(words).status().context("cargo build")?;
+    ensure!(status.success(), "the build of the example failed");
+    Ok(())
+}
+
 /// Builds the libraries in the profile of tests.
 pub fn libraries() -> Result<()> {
     let mut command = cargo()?;

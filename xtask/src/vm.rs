@@ -81,6 +81,7 @@ pub fn capture(command: &str, seconds: u32) -> Result<String> {
 /// Runs the tests of `kernel/vm/tests` on both kernels.
 pub fn test() -> Result<Tally> {
     build::c_programs()?;
+    build::bindings()?;
     let mut tally = Tally::default();
     for kernel in [Kernel::V7_3, Kernel::V6_12] {
         let run = Run::prepare(kernel, "kernel/vm/check", TEST_SECONDS)?;

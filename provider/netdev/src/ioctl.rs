@@ -1,0 +1,223 @@
+//! What has no netlink: `ioctl(SIOCETHTOOL)` for steering rules and older kernels' RSS tables, and names of interfaces
+//! in the socket's own network namespace.
+#![expect(unsafe_code, reason = "ioctl(2) takes pointers")]
+
+use std::ffi::{CStr, c_char};
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::mem::{self, offset_of};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// An interface's name, ended with NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Name([u8; libc::IFNAMSIZ]);
+
+impl Name {
+    /// None if no interface can be called so.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; libc::IFNAMSIZ];
+        let fits = !name.is_empty() && name.len() < bytes.len() && !name.contains('\0');
+        fits.then(|| bytes[..name.len()].copy_from_slice(name.as_bytes()))?;
+        Some(Self(bytes))
+    }
+}
+
+impl Display for Name {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        let name = CStr::from_bytes_until_nul(&self.0).unwrap_or_default();
+        f.write_str(&name.to_string_lossy())
+    }
+}
+
+/// The name of an interface.
+pub(crate) fn name(socket: BorrowedFd, index: u32) -> io::Result<Name> {
+    let mut request = request(Name([0; libc::IFNAMSIZ]));
+    request.ifr_ifru.ifru_ifindex = index.cast_signed();
+    // SAFETY: SIOCGIFNAME reads and writes one `ifreq`.
+    unsafe { control(socket, libc::SIOCGIFNAME, &mut request) }?;
+    Ok(Name(request.ifr_name.map(|char| char.to_ne_bytes()[0])))
+}
+
+/// The index of an interface.
+pub(crate) fn index(socket: BorrowedFd, name: Name) -> io::Result<u32> {
+    let mut request = request(name);
+    // SAFETY: SIOCGIFINDEX reads and writes one `ifreq`.
+    unsafe { control(socket, libc::SIOCGIFINDEX, &mut request) }?;
+    // SAFETY: SIOCGIFINDEX has set this member.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
+}
+
+/// How many rules there are, and how many there can be.
+pub(crate) fn rule_space(socket: BorrowedFd, name: Name) -> io::Result<RuleSpace> {
+    let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRLCNT);
+    // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
+    unsafe { ethtool(socket, name, &mut command) }?;
+    Ok(RuleSpace {
+        used: command.rule_cnt,
+        size: (command.data & u64::from(!RX_CLS_LOC_SPECIAL)) as u32,
+        chosen_by_driver: command.data & u64::from(RX_CLS_LOC_SPECIAL) != 0,
+    })
+}
+
+/// The locations of all rules. It fails with EMSGSIZE if there are more than 4,095.
+pub(crate) fn rule_locations(socket: BorrowedFd, name: Name) -> io::Result<Vec<u32>> {
+    const MOST: usize = 4095;
+    let mut command = Box::new(Rxnfc::<MOST>::new(ETHTOOL_GRXCLSRLALL));
+    command.rule_cnt = MOST as u32;
+    // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc` with at most `rule_cnt` locations after
+    // it, for which there is room.
+    unsafe { ethtool(socket, name, command.as_mut()) }?;
+    let count = MOST.min(command.rule_cnt as usize);
+    Ok(command.rule_locs[..count].to_vec())
+}
+
+/// The rule at a location.
+pub(crate) fn rule(socket: BorrowedFd, name: Name, location: u32) -> io::Result<FlowSpec> {
+    let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRULE);
+    command.fs.location = location;
+    // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
+    unsafe { ethtool(socket, name, &mut command) }?;
+    Ok(command.fs)
+}
+
+/// Makes a rule; returns its location.
+pub(crate) fn insert_rule(socket: BorrowedFd, name: Name, rule: FlowSpec) -> io::Result<u32> {
+    let mut command = Rxnfc::<1>::new(ETHTOOL_SRXCLSRLINS);
+    command.fs = rule;
+    // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
+    unsafe { ethtool(socket, name, &mut command) }?;
+    Ok(command.fs.location)
+}
+
+/// Deletes the rule at a location.
+pub(crate) fn delete_rule(socket: BorrowedFd, name: Name, location: u32) -> io::Result<()> {
+    let mut command = Rxnfc::<1>::new(ETHTOOL_SRXCLSRLDEL);
+    command.fs.location = location;
+    // SAFETY: for this command the kernel reads one `ethtool_rxnfc`.
+    unsafe { ethtool(socket, name, &mut command) }
+}
+
+/// Sets the RSS table; an empty one means the driver's own.
+pub(crate) fn set_indirection(socket: BorrowedFd, name: Name, table: &[u32]) -> io::Result<()> {
+    let size = u32::try_from(table.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut command = [&[ETHTOOL_SRXFHINDIR, size], table].concat();
+    // SAFETY: for this command the kernel reads an `ethtool_rxfh_indir`, which is two numbers, and `size` more.
+    unsafe { ethtool(socket, name, command.as_mut_slice()) }
+}
+
+/// What an interface's driver has room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RuleSpace {
+    pub used: u32,
+    pub size: u32,
+    /// It takes RX_CLS_LOC_ANY for a location, and chooses one.
+    pub chosen_by_driver: bool,
+}
+
+/// `struct ethtool_rx_flow_spec`: `fields` and `mask` are `union ethtool_flow_union`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowSpec {
+    pub flow_type: u32,
+    pub fields: [u8; 52],
+    pub more: [u8; 20],
+    pub mask: [u8; 52],
+    pub more_mask: [u8; 20],
+    pub ring_cookie: u64,
+    pub location: u32,
+}
+
+impl FlowSpec {
+    /// One that matches everything of its type.
+    pub const fn new(flow_type: u32) -> Self {
+        Self {
+            flow_type,
+            fields: [0; 52],
+            more: [0; 20],
+            mask: [0; 52],
+            more_mask: [0; 20],
+            ring_cookie: 0,
+            location: RX_CLS_LOC_ANY,
+        }
+    }
+}
+
+/// `struct ethtool_rxnfc` with room for N locations.
+#[repr(C)]
+struct Rxnfc<const N: usize> {
+    cmd: u32,
+    flow_type: u32,
+    data: u64,
+    fs: FlowSpec,
+    rule_cnt: u32,
+    rule_locs: [u32; N],
+}
+
+impl<const N: usize> Rxnfc<N> {
+    fn new(cmd: u32) -> Self {
+        Self { cmd, flow_type: 0, data: 0, fs: FlowSpec::new(0), rule_cnt: 0, rule_locs: [0; N] }
+    }
+}
+
+// As `cc` lays them out on 64-bit machines.
+const _: () = {
+    assert!(size_of::<FlowSpec>() == 168);
+    assert!(offset_of!(FlowSpec, ring_cookie) == 152);
+    assert!(offset_of!(FlowSpec, location) == 160);
+    assert!(offset_of!(Rxnfc<1>, fs) == 16);
+    assert!(offset_of!(Rxnfc<1>, rule_locs) == 188);
+    assert!(size_of::<Rxnfc<1>>() == 192);
+};
+
+fn request(name: Name) -> libc::ifreq {
+    // SAFETY: `ifreq` is made of numbers and pointers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    request.ifr_name = name.0.map(|byte| c_char::from_ne_bytes([byte]));
+    request
+}
+
+/// # Safety
+///
+/// For the command that `data` begins with, the kernel must write to no more than `data`, nothing that is not a value of
+/// its type.
+unsafe fn ethtool<T: ?Sized>(socket: BorrowedFd, name: Name, data: &mut T) -> io::Result<()> {
+    let mut request = request(name);
+    request.ifr_ifru.ifru_data = (&raw mut *data).cast();
+    // SAFETY: SIOCETHTOOL reads one `ifreq`; what it does with `ifru_data` is the caller's promise.
+    unsafe { control(socket, SIOCETHTOOL, &mut request) }
+}
+
+/// # Safety
+///
+/// The operation must read and write one `ifreq` and what it points to.
+unsafe fn control(socket: BorrowedFd, operation: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the operation is the caller's promise, and `request` is an `ifreq`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), operation as libc::Ioctl, &raw mut *request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+// linux/ethtool.h
+const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
+const ETHTOOL_GRXCLSRULE: u32 = 0x2f;
+const ETHTOOL_GRXCLSRLALL: u32 = 0x30;
+const ETHTOOL_SRXCLSRLDEL: u32 = 0x31;
+const ETHTOOL_SRXCLSRLINS: u32 = 0x32;
+const ETHTOOL_SRXFHINDIR: u32 = 0x39;
+const RX_CLS_LOC_SPECIAL: u32 = 0x8000_0000;
+const RX_CLS_LOC_ANY: u32 = 0xffff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_can_have_are_refused() {
+        assert_eq!(Name::new("eth0").unwrap().to_string(), "eth0");
+        assert_eq!(Name::new("123456789abcdef").unwrap().to_string(), "123456789abcdef");
+        for bad in ["", "123456789abcdefg", "a\0b"] {
+            assert_eq!(Name::new(bad), None, "{bad:?}");
+        }
+    }
+}

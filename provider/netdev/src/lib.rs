@@ -1,0 +1,23 @@
+//! Network interfaces as devmem TCP needs them: dma-bufs bound to queues, and the settings of an interface that have
+//! to fit.
+//!
+//! [`Netdev`] speaks the kernel's generic netlink family `netdev`, [`Ethtool`] the family `ethtool`. Each holds one
+//! netlink socket, of the network namespace in which its thread opened it; every call is one request and waits for its
+//! answer. There is no other state, so threads may share them, and interfaces are named by their index alone.
+//!
+//! Two things cannot be said by netlink, and go by `ioctl(SIOCETHTOOL)` on the same socket: steering rules
+//! (`ETHTOOL_SRXCLSRLINS`, `ETHTOOL_GRXCLSRLALL` and the like), and the RSS table of kernels that have no
+//! `ETHTOOL_MSG_RSS_SET` (before 6.17).
+#![deny(unsafe_code)]
+
+mod error;
+mod ethtool;
+mod genl;
+mod ioctl;
+mod netdev;
+mod rules;
+
+pub use error::Error;
+pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, RingsChange};
+pub use netdev::{Netdev, RxQueue};
+pub use rules::{Protocol, Rule, RuleSpec};
