@@ -1,5 +1,7 @@
 //! One QP: requester and responder on one stream, with their errors and timers.
 
+use alloc::collections::VecDeque;
+
 use crate::Tick;
 use crate::frame::{DecodeError, Frame, Op};
 use crate::hello::Hello;
@@ -82,7 +84,8 @@ impl Refusal {
 pub enum Source {
     /// There is none.
     None,
-    /// The request in `slot` of the send queue.
+    /// The request in `slot` of the send queue. A READ or atomic, whose frame has no payload, names where its answer
+    /// goes.
     Request {
         /// The slot that `post_send` gave.
         slot: u32,
@@ -102,13 +105,44 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SourceGone;
 
+/// What became of the memory that a frame's payload comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Handed {
+    /// Its owner may have it back when the request is executed.
+    Over,
+    /// The driver, or the kernel, still reads it: the request does not complete before [`Engine::release`].
+    Lent,
+}
+
+/// What the two drivers say to each other about their lanes (WIRE §8).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Note {
+    /// Payload is wanted on a lane.
+    Offer {
+        /// The TCP port to connect to.
+        port: u16,
+        /// For the memory under this key; 0: for receives.
+        rkey: u32,
+        /// What the lane begins with stands for this.
+        challenge: u64,
+    },
+    /// The port that was offered has been connected to.
+    Open {
+        /// From this port.
+        from: u16,
+    },
+    /// The lane may be used.
+    Ready,
+}
+
 /// What the driver offers to [`Engine::transmit`].
 pub trait Transmit {
-    /// Queues a header and `frame.len` bytes from `source`, or nothing at all.
+    /// Queues a header and `frame.len` bytes from `source`, or nothing at all. The driver may choose the frame's lane,
+    /// and ask for one ([`Flags::LANE`](crate::Flags::LANE)).
     ///
     /// # Errors
     /// The source's memory has been deregistered.
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<(), SourceGone>;
+    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone>;
     /// Whether another frame is welcome.
     fn room(&self) -> bool;
     /// Invalidates a local key (IBV_WR_LOCAL_INV); false if it is not there.
@@ -132,7 +166,11 @@ pub enum Incoming {
         rkey: u32,
         /// Bytes.
         len: u32,
+        /// Whether the response is wanted on the lane.
+        lane: bool,
     },
+    /// The peer's driver has said this.
+    Note(Note),
     /// Execute this, then call [`Engine::on_atomic`]; or [`Engine::refuse`].
     Atomic {
         /// What.
@@ -175,6 +213,29 @@ enum State {
     Failed,
 }
 
+impl Note {
+    fn frame(self, ack: u32, credit: u32) -> Frame {
+        let (op, addr, rkey, imm) = match self {
+            Note::Offer { port, rkey, challenge } => (Op::LaneOffer, challenge, rkey, u32::from(port)),
+            Note::Open { from } => (Op::LaneOpen, 0, 0, u32::from(from)),
+            Note::Ready => (Op::LaneReady, 0, 0, 0),
+        };
+        Frame { addr, rkey, imm, ack, credit, ..Frame::new(op) }
+    }
+
+    fn of(frame: &Frame) -> Result<Note, Fatal> {
+        let port = || match u16::try_from(frame.imm) {
+            Ok(port) if port != 0 => Ok(port),
+            _ => Err(Fatal::Sequence("names a port that is none")),
+        };
+        Ok(match frame.op {
+            Op::LaneOffer => Note::Offer { port: port()?, rkey: frame.rkey, challenge: frame.addr },
+            Op::LaneOpen => Note::Open { from: port()? },
+            _ => Note::Ready,
+        })
+    }
+}
+
 /// The protocol state of one QP.
 #[derive(Debug)]
 pub struct Engine {
@@ -193,6 +254,8 @@ pub struct Engine {
     receive_fault: Option<Status>,
     nak: Option<Refusal>,
     bye: bool,
+    /// To be said to the peer's driver.
+    notes: VecDeque<Note>,
     /// No request succeeds any more: one has failed.
     flushing: bool,
     /// The peer showed a sign of life since the last tick.
@@ -223,6 +286,7 @@ impl Engine {
             receive_fault: None,
             nak: None,
             bye: false,
+            notes: VecDeque::new(),
             flushing: false,
             moved: false,
             clogged: false,
@@ -335,6 +399,16 @@ impl Engine {
         self.requester.window = window;
     }
 
+    /// Says something to the peer's driver.
+    pub fn say(&mut self, note: Note) {
+        self.notes.push_back(note);
+    }
+
+    /// Memory that was [lent](Handed::Lent) for a frame of the request in `slot` of the send queue is given back.
+    pub fn release(&mut self, slot: u32) {
+        self.requester.release(slot);
+    }
+
     /// Holds new requests back (SQD), or lets them go.
     pub fn set_paused(&mut self, paused: bool) {
         self.requester.paused = paused;
@@ -379,6 +453,16 @@ impl Engine {
     fn transmit_open(&mut self, sink: &mut impl Transmit) {
         let mut stamped = false;
         let idle = self.requester.all_executed();
+        while let Some(&note) = self.notes.front()
+            && sink.room()
+        {
+            let frame = note.frame(self.responder.ack(), self.responder.credit());
+            if sink.frame(&frame, Source::None).is_err() {
+                break;
+            }
+            self.notes.pop_front();
+            stamped = true;
+        }
         while sink.room() {
             let responded = match self.responder.emit(sink) {
                 Ok(responded) => responded,
@@ -448,6 +532,7 @@ impl Engine {
     pub fn need(&self) -> Need {
         match self.state {
             State::Failed if !self.bye => Need::Now,
+            State::Open if !self.notes.is_empty() => Need::Now,
             State::Open if self.responder.owes_ack_now() || self.responder.has_responses() => Need::Now,
             State::Open if self.responder.owes_ack() => Need::Lazy,
             _ => Need::Nothing,
@@ -485,6 +570,7 @@ impl Engine {
                 Incoming::AtomicResult { slot, before: frame.own[0] }
             }
             Op::Ack => Incoming::Done,
+            Op::LaneOffer | Op::LaneOpen | Op::LaneReady => Incoming::Note(Note::of(frame)?),
             Op::Nak => {
                 self.fail(Some(Refusal::remote_status(frame.imm)));
                 Incoming::Done
@@ -595,7 +681,9 @@ impl Engine {
     #[inline]
     pub fn poll_send(&mut self) -> Option<Completion> {
         if !self.flushing {
-            while let Some(retired) = self.requester.retire(self.qpn) {
+            // After a failure nobody waits for memory that is lent: what was executed is a success, and the next is not.
+            let failed = self.state == State::Failed;
+            while let Some(retired) = self.requester.retire(self.qpn, failed) {
                 if retired.is_some() {
                     return retired;
                 }

@@ -7,6 +7,11 @@ pub const MAX_HEADER_LEN: usize = HEADER_LEN + 16;
 /// Payload bytes of one frame at most: long messages are cut, so that acks of the other direction get through (WIRE §3.2).
 pub const MAX_CHUNK: u32 = 256 << 10;
 
+/// The payload follows its header.
+pub const IN_BAND: u16 = 0;
+/// The payload comes on the lane (WIRE §8).
+pub const LANE: u16 = 1;
+
 /// What a frame is (WIRE §3.1).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +36,13 @@ pub enum Op {
     Nak = 9,
     /// Nothing follows; the sender's QP is gone.
     Bye = 10,
+    /// The sender would have payload on a lane: it listens on TCP port `imm`, for payload for the memory under `rkey`
+    /// (0: for receives); a prober sends what `addr` stands for.
+    LaneOffer = 11,
+    /// The sender has connected to the port that was offered, from port `imm`.
+    LaneOpen = 12,
+    /// The lane that was opened may be used.
+    LaneReady = 13,
 }
 
 impl Op {
@@ -46,6 +58,9 @@ impl Op {
             8 => Op::Ack,
             9 => Op::Nak,
             10 => Op::Bye,
+            11 => Op::LaneOffer,
+            12 => Op::LaneOpen,
+            13 => Op::LaneReady,
             _ => return None,
         })
     }
@@ -78,6 +93,8 @@ bitflags::bitflags! {
         const INV = 1 << 3;
         /// The receiver asked to be woken (only with LAST).
         const SOLICITED = 1 << 4;
+        /// The response is wanted on the lane (only on Read).
+        const LANE = 1 << 5;
     }
 }
 
@@ -88,7 +105,7 @@ pub struct Frame {
     pub op: Op,
     /// Its flags.
     pub flags: Flags,
-    /// Payload lane: 0 is in-band, right behind this header; no other exists in version 1.
+    /// Where its payload is: [`IN_BAND`] or [`LANE`].
     pub lane: u16,
     /// Payload bytes.
     pub len: u32,
@@ -194,7 +211,7 @@ impl Frame {
     #[inline]
     fn check(&self) -> Result<(), DecodeError> {
         let bad_flags = DecodeError::BadFlags(self.flags.bits());
-        if self.lane != 0 {
+        if self.lane > if self.len > 0 { LANE } else { IN_BAND } {
             return Err(DecodeError::BadLane(self.lane));
         }
         if self.len > if self.op.may_carry_payload() { MAX_CHUNK } else { 0 } {
@@ -202,8 +219,9 @@ impl Frame {
         }
         let last_only = Flags::IMM | Flags::INV | Flags::SOLICITED;
         let allowed = match self.op {
-            Op::Write => Flags::all().difference(Flags::INV),
-            Op::Send => Flags::all(),
+            Op::Write => Flags::all().difference(Flags::INV | Flags::LANE),
+            Op::Send => Flags::all().difference(Flags::LANE),
+            Op::Read => Flags::LANE,
             Op::ReadResponse => Flags::FIRST | Flags::LAST,
             _ => Flags::empty(),
         };
@@ -250,7 +268,8 @@ mod tests {
         assert_eq!(bytes(&|b| b[0] = 77), Err(DecodeError::BadOp(77)));
         assert_eq!(bytes(&|b| b[1] = 0x80), Err(DecodeError::BadFlags(0x80)));
         assert_eq!(bytes(&|b| b[1] = Flags::IMM.bits()), Err(DecodeError::BadFlags(4)));
-        assert_eq!(bytes(&|b| b[2] = 1), Err(DecodeError::BadLane(1)));
+        assert_eq!(bytes(&|b| (b[2], b[4]) = (2, 1)), Err(DecodeError::BadLane(2)));
+        assert_eq!(bytes(&|b| b[2] = 1), Err(DecodeError::BadLane(1)), "nothing comes there");
         assert_eq!(bytes(&|b| b[7] = 1), Err(DecodeError::BadLength(1 << 24)));
     }
 }

@@ -14,14 +14,16 @@ extern crate alloc;
 mod engine;
 mod frame;
 mod hello;
+mod lane;
 mod requester;
 mod responder;
 pub mod testing;
 mod work;
 
-pub use engine::{Engine, Fatal, Incoming, Limits, Need, Refusal, Source, SourceGone, Timing, Transmit};
-pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, MAX_CHUNK, MAX_HEADER_LEN, Op};
+pub use engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Note, Refusal, Source, SourceGone, Timing, Transmit};
+pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, IN_BAND, LANE, MAX_CHUNK, MAX_HEADER_LEN, Op};
 pub use hello::{HELLO_LEN, Hello, HelloError, Verdict, rnr_timer};
+pub use lane::{PROBE_LEN, probe};
 pub use responder::Destination;
 pub use work::{Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode, Window};
 

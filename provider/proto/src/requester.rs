@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::{Fatal, Source, SourceGone, Transmit};
+use crate::engine::{Fatal, Handed, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Status, Window};
 
@@ -14,6 +14,8 @@ struct Sent {
     seq: u32,
     /// Its response has come, or it was a local operation and is carried out.
     done: bool,
+    /// Frames whose payload's memory is not yet given back.
+    lent: u32,
 }
 
 /// What [`Requester::emit`] did.
@@ -118,7 +120,7 @@ impl Requester {
             return None;
         }
         let slot = self.next_slot();
-        self.queue.push_back(Sent { request, seq: 0, done: false });
+        self.queue.push_back(Sent { request, seq: 0, done: false, lent: 0 });
         Some(slot)
     }
 
@@ -274,12 +276,12 @@ impl Requester {
         let has_response = request.op.has_response();
         let consumes = request.op.consumes_receive();
         let position = self.retired + self.next as u64;
-        let source = if frame.len == 0 {
+        let source = if frame.len == 0 && !has_response {
             Source::None
         } else {
             Source::Request { slot: (position % self.capacity as u64) as u32, offset: self.offset }
         };
-        sink.frame(&frame, source)?;
+        sent.lent += u32::from(sink.frame(&frame, source)? == Handed::Lent);
         if self.offset == 0 {
             sent.seq = self.next_seq;
             self.next_seq = self.next_seq.wrapping_add(1);
@@ -333,6 +335,15 @@ impl Requester {
         self.landed_to += 1;
     }
 
+    /// Memory that was lent for a frame of the request in `slot` is given back.
+    pub(crate) fn release(&mut self, slot: u32) {
+        let capacity = self.capacity.max(1) as u64;
+        let index = (u64::from(slot) + capacity - self.retired % capacity) % capacity;
+        if let Some(sent) = self.queue.get_mut(index as usize) {
+            sent.lent = sent.lent.saturating_sub(1);
+        }
+    }
+
     /// Where `frame`'s payload (a READ response) goes: slot and offset.
     pub(crate) fn on_response(&mut self, frame: &Frame) -> Result<(u32, u32), Fatal> {
         let &position = self.awaiting.front().ok_or(Fatal::Sequence("answers no READ"))?;
@@ -383,13 +394,14 @@ impl Requester {
         }
     }
 
-    /// Retires the next executed request, if any; `None` for one that asked for no completion.
+    /// Retires the next executed request whose memory is free, or also one whose is still lent; `None` for one that asked
+    /// for no completion.
     #[inline]
-    pub(crate) fn retire(&mut self, qpn: u32) -> Option<Option<Completion>> {
+    pub(crate) fn retire(&mut self, qpn: u32, lent_too: bool) -> Option<Option<Completion>> {
         let head = self.queue.front()?;
         let local = matches!(head.request.op, SendOp::LocalInv(_));
         let answered = head.done || !(local || head.request.op.has_response());
-        let executed = self.next > 0 && answered && self.is_acked(head);
+        let executed = self.next > 0 && answered && (lent_too || head.lent == 0) && self.is_acked(head);
         if !executed {
             return None;
         }

@@ -323,7 +323,8 @@ impl Responder {
             return Ok(Incoming::Refused(Refusal::Invalid));
         }
         let slot = self.read_slot;
-        Ok(Incoming::Read { slot, addr: frame.addr, rkey: frame.rkey, len: frame.imm })
+        let lane = frame.flags.contains(Flags::LANE);
+        Ok(Incoming::Read { slot, addr: frame.addr, rkey: frame.rkey, len: frame.imm, lane })
     }
 
     pub(crate) fn on_read_resolved(&mut self, len: u32) {

@@ -170,7 +170,7 @@ fn hello(verdict: Verdict) -> Hello {
     }
 }
 
-const OPS: [Op; 10] = [
+const OPS: [Op; 13] = [
     Op::Write,
     Op::Send,
     Op::Read,
@@ -181,4 +181,7 @@ const OPS: [Op; 10] = [
     Op::Ack,
     Op::Nak,
     Op::Bye,
+    Op::LaneOffer,
+    Op::LaneOpen,
+    Op::LaneReady,
 ];

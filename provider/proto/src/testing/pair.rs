@@ -42,6 +42,8 @@ pub struct Setup {
     pub looped: bool,
     /// What may be on its way.
     pub window: Window,
+    /// Payload goes on the lane or in-band, by chance.
+    pub lanes: bool,
     /// Where the wire's counters begin; 0 in life, near their end to see them wrap.
     pub counters: u32,
 }
@@ -54,6 +56,7 @@ impl Default for Setup {
             rnr_timer: 640_000,
             looped: false,
             window: Window::UNLIMITED,
+            lanes: false,
             counters: 0,
         }
     }
@@ -88,6 +91,7 @@ impl Pair {
     pub fn unconnected(seed: u64, setup: Setup) -> Pair {
         let side = |qpn| {
             let mut side = Side::new(qpn, setup.limits);
+            side.lane = setup.lanes.then(|| Rng::seeded(seed ^ u64::from(qpn)));
             side.engine.set_timing(setup.timing);
             side.engine.set_window(setup.window);
             side
@@ -156,16 +160,35 @@ impl Pair {
         if self.setup.looped { &[End::A] } else { &[End::A, End::B] }
     }
 
-    /// Delivers at most `n` bytes of what `from` has sent, and then its goodbye, if that was all; gives the number.
+    /// Delivers at most `n` bytes of each stream of what `from` has sent, the one or the other first, and then its
+    /// goodbye, if that was all; gives the number. Memory that it lent comes back by and by.
     pub fn deliver(&mut self, from: End, n: usize) -> usize {
+        let mut moved = 0;
+        let lane_first = self.rng.one_in(2);
+        for by_lane in [lane_first, !lane_first] {
+            moved += self.deliver_stream(from, n, by_lane);
+        }
+        if self.rng.one_in(2) {
+            moved += usize::from(self.side(from).give_back());
+        }
+        moved
+    }
+
+    fn deliver_stream(&mut self, from: End, n: usize, by_lane: bool) -> usize {
         let to = self.peer(from);
         let side = self.side(from);
-        let n = n.min(side.out.len());
-        let bytes: Vec<u8> = side.out.drain(..n).collect();
-        let ended = side.out.is_empty() && (side.engine.has_said_goodbye() || side.closed);
+        let stream = if by_lane { &mut side.lane_out } else { &mut side.out };
+        let n = n.min(stream.len());
+        let bytes: Vec<u8> = stream.drain(..n).collect();
+        let ended = side.under_way() == 0 && (side.engine.has_said_goodbye() || side.closed);
         let finished = ended && !core::mem::replace(&mut side.finished, true);
-        if !self.side(to).closed {
-            self.side(to).receive(&bytes);
+        let side = self.side(to);
+        if !side.closed {
+            if by_lane {
+                side.receive_lane(&bytes);
+            } else {
+                side.receive(&bytes);
+            }
         }
         if finished {
             self.side(to).end_of_stream();
@@ -183,7 +206,7 @@ impl Pair {
                 self.side(end).transmit_if_needed(limit);
                 self.side(end).poll();
                 let n = 1 << self.rng.within(4..21);
-                moved |= self.deliver(end, n) > 0;
+                moved |= self.deliver(end, n) > 0 || self.side(end).give_back();
             }
             if !moved {
                 break;

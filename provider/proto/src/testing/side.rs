@@ -5,8 +5,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::memory::{Denied, Memory, Sge, slice};
-use crate::engine::{Engine, Fatal, Incoming, Limits, Need, Refusal, Source, SourceGone, Transmit};
-use crate::frame::{Flags, Frame};
+use super::rng::Rng;
+use crate::engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Note, Refusal, Source, SourceGone, Transmit};
+use crate::frame::{Flags, Frame, LANE};
 use crate::responder::Destination;
 use crate::work::{Access, AtomicOp, Completion, Request, SendFlags, SendOp, Status};
 
@@ -59,8 +60,18 @@ pub struct Side {
     sends: Vec<Vec<Sge>>,
     receives: Vec<Vec<Sge>>,
     reads: Vec<Option<Sge>>,
+    /// What the peer's driver has said.
+    pub notes: Vec<Note>,
+    /// Sends payload on the lane when this says so; otherwise all goes in-band.
+    pub lane: Option<Rng>,
+    /// The two streams to the peer.
     pub(super) out: VecDeque<u8>,
-    partial: Vec<u8>,
+    pub(super) lane_out: VecDeque<u8>,
+    /// Slots of requests whose memory is lent, in order.
+    lent: VecDeque<u32>,
+    /// What has come of the two streams and waits for the other.
+    arrived: VecDeque<u8>,
+    lane_arrived: VecDeque<u8>,
     placing: Option<Placing>,
     /// The stream is gone; and the peer has been told.
     pub(super) closed: bool,
@@ -75,6 +86,7 @@ struct Placing {
     by: Origin,
     need: Access,
     left: u32,
+    by_lane: bool,
     invalidates: Option<u32>,
 }
 
@@ -89,8 +101,13 @@ impl Side {
             sends: vec![Vec::new(); limits.send_wr],
             receives: vec![Vec::new(); limits.recv_wr],
             reads: Vec::new(),
+            notes: Vec::new(),
+            lane: None,
             out: VecDeque::new(),
-            partial: Vec::new(),
+            lane_out: VecDeque::new(),
+            lent: VecDeque::new(),
+            arrived: VecDeque::new(),
+            lane_arrived: VecDeque::new(),
             placing: None,
             closed: false,
             finished: false,
@@ -129,8 +146,8 @@ impl Side {
             self.engine.transmit(&mut Nowhere);
             return;
         }
-        let Side { engine, memory, sends, reads, out, .. } = self;
-        engine.transmit(&mut Sink { memory, sends, reads, out, limit });
+        let Side { engine, memory, sends, reads, lane, out, lane_out, lent, .. } = self;
+        engine.transmit(&mut Sink { memory, sends, reads, lane, out, lane_out, lent, limit });
     }
 
     /// Lets the engine send if, and only if, a driver would have to.
@@ -161,7 +178,16 @@ impl Side {
     /// Bytes sent and not yet delivered.
     #[must_use]
     pub fn under_way(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.lane_out.len()
+    }
+
+    /// Gives back the memory that was lent first; false if none is.
+    pub fn give_back(&mut self) -> bool {
+        let slot = self.lent.pop_front();
+        if let Some(slot) = slot {
+            self.engine.release(slot);
+        }
+        slot.is_some()
     }
 
     /// Takes the bytes under way, which then never arrive.
@@ -169,25 +195,43 @@ impl Side {
         self.out.drain(..).collect()
     }
 
+    /// Takes the bytes under way on the lane.
+    #[must_use]
+    pub fn take_lane(&mut self) -> Vec<u8> {
+        self.lane_out.drain(..).collect()
+    }
+
     /// Bytes come from the peer, cut anywhere.
-    pub fn receive(&mut self, mut bytes: &[u8]) {
-        if !bytes.is_empty() && !self.engine.has_failed() {
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.arrived.extend(bytes);
+        self.take_in(!bytes.is_empty());
+    }
+
+    /// Bytes come on the lane.
+    pub fn receive_lane(&mut self, bytes: &[u8]) {
+        self.lane_arrived.extend(bytes);
+        self.take_in(!bytes.is_empty());
+    }
+
+    fn take_in(&mut self, moved: bool) {
+        if moved && !self.engine.has_failed() {
             self.engine.on_moved();
         }
         // After a failure whatever still comes is dropped.
-        while !bytes.is_empty() && !self.engine.has_failed() {
+        while !self.engine.has_failed() {
             if let Some(placing) = &self.placing {
-                let (now, later) = bytes.split_at(bytes.len().min(placing.left as usize));
-                self.place(now);
-                bytes = later;
+                let from = if placing.by_lane { &mut self.lane_arrived } else { &mut self.arrived };
+                let n = from.len().min(placing.left as usize);
+                if n == 0 {
+                    return;
+                }
+                let bytes: Vec<u8> = from.drain(..n).collect();
+                self.place(&bytes);
                 continue;
             }
-            let had = self.partial.len();
-            self.partial.extend_from_slice(bytes);
-            match Frame::decode(&self.partial) {
+            match Frame::decode(self.arrived.make_contiguous()) {
                 Ok(Some((frame, len))) => {
-                    bytes = &bytes[len - had..];
-                    self.partial.clear();
+                    self.arrived.drain(..len);
                     self.on_frame(&frame);
                 }
                 Ok(None) => return,
@@ -202,6 +246,8 @@ impl Side {
             return;
         }
         self.out.clear();
+        self.lane_out.clear();
+        self.lent.clear();
         self.engine.on_lost();
         self.engine.transmit(&mut Nowhere);
     }
@@ -215,7 +261,8 @@ impl Side {
             Incoming::Done => {}
             Incoming::Refused(refusal) => self.refuse(refusal),
             Incoming::Payload(destination) => self.begin(frame, destination),
-            Incoming::Read { slot, addr, rkey, len } => {
+            Incoming::Note(note) => self.notes.push(note),
+            Incoming::Read { slot, addr, rkey, len, .. } => {
                 let from = Sge { addr, len, key: rkey };
                 if self.memory.check(from, Access::REMOTE_READ).is_err() {
                     return self.refuse(Refusal::Access);
@@ -267,7 +314,8 @@ impl Side {
             }
         };
         let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
-        self.placing = Some(Placing { to, by, need, left: frame.len, invalidates });
+        let by_lane = frame.lane == LANE;
+        self.placing = Some(Placing { to, by, need, left: frame.len, by_lane, invalidates });
         if frame.len == 0 {
             self.place(&[]);
         }
@@ -343,12 +391,15 @@ struct Sink<'a> {
     memory: &'a mut Memory,
     sends: &'a [Vec<Sge>],
     reads: &'a [Option<Sge>],
+    lane: &'a mut Option<Rng>,
     out: &'a mut VecDeque<u8>,
+    lane_out: &'a mut VecDeque<u8>,
+    lent: &'a mut VecDeque<u32>,
     limit: usize,
 }
 
 impl Transmit for Sink<'_> {
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<(), SourceGone> {
+    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone> {
         let mut payload = Vec::new();
         let (pieces, need): (Vec<Sge>, Access) = match source {
             Source::None => (Vec::new(), Access::empty()),
@@ -364,14 +415,21 @@ impl Transmit for Sink<'_> {
             payload.extend_from_slice(self.memory.read(sge, need).map_err(|Denied| SourceGone)?);
         }
         assert_eq!(payload.len(), frame.len as usize, "a frame with less payload than it says");
-        let (header, len) = frame.encode();
+        let by_lane = !payload.is_empty() && self.lane.as_mut().is_some_and(|rng| rng.one_in(2));
+        let (header, len) = Frame { lane: if by_lane { LANE } else { frame.lane }, ..*frame }.encode();
         self.out.extend(&header[..len]);
-        self.out.extend(&payload);
-        Ok(())
+        if !by_lane {
+            self.out.extend(&payload);
+            return Ok(Handed::Over);
+        }
+        self.lane_out.extend(&payload);
+        let Source::Request { slot, .. } = source else { return Ok(Handed::Over) };
+        self.lent.push_back(slot);
+        Ok(Handed::Lent)
     }
 
     fn room(&self) -> bool {
-        self.out.len() < self.limit
+        self.out.len() + self.lane_out.len() < self.limit
     }
 
     fn invalidate(&mut self, key: u32) -> bool {
@@ -383,7 +441,7 @@ impl Transmit for Sink<'_> {
 struct Nowhere;
 
 impl Transmit for Nowhere {
-    fn frame(&mut self, _: &Frame, _: Source) -> Result<(), SourceGone> {
+    fn frame(&mut self, _: &Frame, _: Source) -> Result<Handed, SourceGone> {
         Err(SourceGone)
     }
 

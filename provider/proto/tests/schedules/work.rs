@@ -154,3 +154,50 @@ fn a_full_window_lets_no_request_begin() {
     assert_eq!(net.a.statuses(), [(0, Success), (1, Success), (2, Success), (3, Success)]);
     assert_eq!(net.b.bytes(target.part(0, 16)), [3; 16]);
 }
+
+#[test]
+fn a_request_completes_when_its_memory_is_given_back() {
+    let mut net = paired(Setup { lanes: true, ..Setup::default() });
+    let target = net.b.target(64);
+    for id in 0..8 {
+        net.a.send(id, SendOp::Write(at(target)), &[id as u8; 16]);
+    }
+    net.a.transmit(usize::MAX);
+    // The streams alone: nothing is given back.
+    let (bytes, lane) = (net.a.take_stream(), net.a.take_lane());
+    assert!(!lane.is_empty() && lane.len() % 16 == 0 && lane.len() < 8 * 16, "the dice of the seed are all alike");
+    net.b.receive(&bytes);
+    net.b.receive_lane(&lane);
+    net.b.transmit(usize::MAX);
+    while net.deliver(B, usize::MAX) > 0 {}
+    let mut completed = net.a.completions();
+    for returned in 0..lane.len() / 16 {
+        assert!(completed.len() < 8, "a request completes while {returned} are still to be given back");
+        assert!(net.a.give_back());
+        completed.extend(net.a.completions());
+    }
+    assert_eq!(
+        completed.iter().map(|c| (c.id, c.status)).collect::<Vec<_>>(),
+        (0..8).map(|id| (id, Status::Success)).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn frames_behind_a_payload_that_is_still_on_the_lane_wait_for_it() {
+    let mut net = paired(Setup { lanes: true, ..Setup::default() });
+    let target = net.b.target(64);
+    for id in 0..8 {
+        net.a.send(id, SendOp::Write(at(target)), &[id as u8 + 1; 8]);
+    }
+    net.a.transmit(usize::MAX);
+    let (bytes, lane) = (net.a.take_stream(), net.a.take_lane());
+    net.b.receive(&bytes);
+    let first = lane[0];
+    assert!(
+        net.b.placed.iter().all(|placed| placed.bytes[0] < first),
+        "a later write is seen before the first on the lane"
+    );
+    net.b.receive_lane(&lane);
+    let order: Vec<u8> = net.b.placed.iter().map(|placed| placed.bytes[0]).collect();
+    assert_eq!(order, (1..=8).collect::<Vec<u8>>());
+}
