@@ -41,10 +41,13 @@ pub fn baseline() -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs of `tests/c`.
+/// Builds the programs of `tests/c` and `tests/devmem`.
 pub fn c_programs() -> Result<()> {
-    let status = Command::new("make").args(["--silent", "--directory=tests/c"]).current_dir(root()?).status();
-    ensure!(status.context("make")?.success(), "the build of tests/c failed");
+    for folder in ["tests/c", "tests/devmem"] {
+        let status =
+            Command::new("make").arg("--silent").arg(format!("--directory={folder}")).current_dir(root()?).status();
+        ensure!(status.context("make")?.success(), "the build of {folder} failed");
+    }
     Ok(())
 }
 

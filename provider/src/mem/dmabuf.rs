@@ -1,4 +1,4 @@
-//! Registration of dma-bufs, by mapping them.
+//! Registration of dma-bufs.
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -6,16 +6,15 @@ use std::sync::Arc;
 use dmverbs_proto::Access;
 
 use super::region::Backing;
-use super::{PdId, Region, keys, needs_write};
+use super::{PdId, Region, device, keys, needs_write};
 use crate::object::Error;
-use crate::sys::dmabuf::{DmaBuf, is_dmabuf, size};
-use crate::sys::mman;
+use crate::sys::dmabuf::{is_dmabuf, size};
 
-/// Registers a dma-buf that can be mapped.
+/// Registers a dma-buf of a device that we know how to copy from, or one that can be mapped.
 ///
 /// # Errors
 /// `EBADF` for a file descriptor that is not open, [`Error::Invalid`] for one that is no dma-buf or for a range beyond
-/// its end, [`Error::NotSupported`] for a dma-buf that cannot be mapped.
+/// its end, [`Error::NotSupported`] for a dma-buf that nobody can copy from.
 pub(crate) fn register_dmabuf(
     fd: RawFd,
     offset: u64,
@@ -40,30 +39,18 @@ pub(crate) fn register_dmabuf(
     if offset.checked_add(len).is_none_or(|end| end > size) {
         return Err(Error::Invalid("the range runs past the end of the dma-buf"));
     }
-    let (skip, dmabuf) = map(fd, offset, len, needs_write(access))?;
-    let addr = dmabuf.addr() + skip;
-    let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
-    keys().insert(|key| Region::new(key, addr, len, iova, access, pd, Backing::DmaBuf(dmabuf)))
-}
-
-/// Maps the pages around a range, and tells how far into them it begins.
-fn map(fd: BorrowedFd<'_>, offset: u64, len: u64, write: bool) -> Result<(u64, DmaBuf), Error> {
-    let skip = offset % mman::page_size();
-    let size = len.checked_add(skip).and_then(|n| usize::try_from(n).ok()).ok_or(Error::NoMemory)?;
-    let dmabuf = DmaBuf::map(fd, offset - skip, size, write).map_err(|e| match e.raw_os_error() {
-        // EINVAL: its exporter has no way to map it; the range has been checked.
-        Some(libc::EINVAL | libc::ENODEV | libc::EACCES | libc::EPERM | libc::EOPNOTSUPP | libc::ENOTTY) => {
-            Error::NotSupported
-        }
+    let device = device::open(fd, offset, len, needs_write(access)).map_err(|e| match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => Error::NotSupported,
         _ => Error::Io(e),
     })?;
-    Ok((skip, dmabuf))
+    let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
+    keys().insert(|key| Region::new(key, offset, len, iova, access, pd, Backing::Device(device)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsRawFd;
 
     use super::*;
 
@@ -82,25 +69,5 @@ mod tests {
         let file = File::open("/proc/self/exe").unwrap();
         assert!(matches!(register(file.as_raw_fd(), 4096), Error::Invalid(why) if why.contains("dma-buf")));
         assert!(matches!(register(file.as_raw_fd(), 0), Error::Invalid(why) if why.contains("empty")));
-    }
-
-    /// Mapping is the same for every file: no dma-buf is needed to see it.
-    #[test]
-    fn a_range_is_mapped_wherever_in_a_page_it_begins() {
-        let path = std::env::current_exe().unwrap();
-        let (bytes, file) = (std::fs::read(&path).unwrap(), File::open(&path).unwrap());
-        let (skip, mapped) = map(file.as_fd(), 5000, 5000, false).unwrap();
-        assert_eq!(skip, 5000 % mman::page_size());
-        let mut out = Vec::new();
-        mman::copy_out(mapped.addr() + skip, 5000, &mut out).unwrap();
-        assert_eq!(out, bytes[5000..10_000]);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_mapped_as_asked_is_not_supported() {
-        let read_only = File::open("/proc/self/exe").unwrap();
-        assert!(matches!(map(read_only.as_fd(), 0, 4096, true), Err(Error::NotSupported)));
-        let (pipe, _other) = std::io::pipe().unwrap();
-        assert!(matches!(map(pipe.as_fd(), 0, 4096, false), Err(Error::NotSupported)));
     }
 }

@@ -1,15 +1,20 @@
 //! Registered memory: who may touch which bytes, and the only code that does.
 
+mod bytes;
+mod device;
 mod dmabuf;
 mod host;
 mod keys;
+mod mapped;
 mod region;
 mod slots;
+mod softaccel;
 
 use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
+pub(crate) use device::{Device, Kind, Piece};
 pub(crate) use dmabuf::register_dmabuf;
 pub(crate) use host::register_host;
 pub(crate) use keys::keys;

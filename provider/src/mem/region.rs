@@ -1,13 +1,13 @@
 //! A registered region, and checked ranges of it.
 
-use std::ptr;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dmverbs_proto::Access;
 
-use super::PdId;
-use crate::sys::dmabuf::DmaBuf;
+use super::bytes::{append, publish, word};
+use super::{Device, PdId};
 use crate::sys::mman;
 use crate::sys::socket::Iov;
 
@@ -29,12 +29,12 @@ pub(crate) enum AccessError {
 /// Memory that was registered, until it is deregistered.
 ///
 /// # Invariants
-/// Unless `backing` is on-demand, `addr..addr + len` was mapped with the rights of `access` at registration, and its
-/// owner (of a dma-buf: `backing`) keeps it so until deregistration has returned (ibv_reg_mr(3)); nothing is copied
-/// once `live` is false.
+/// If it is pinned, `addr..addr + len` was mapped with the rights of `access` at registration, and its owner keeps it so
+/// until deregistration has returned (ibv_reg_mr(3)); nothing is copied once `live` is false.
 #[derive(Debug)]
 pub(crate) struct Region {
     key: u32,
+    /// Where it begins: in the memory of the process, or in its dma-buf.
     addr: u64,
     len: u64,
     iova: u64,
@@ -47,8 +47,8 @@ pub(crate) struct Region {
 /// What kind of memory a region is.
 #[derive(Debug)]
 pub(super) enum Backing {
-    /// Ours to unmap when the last span is gone; only touched while the exporter knows.
-    DmaBuf(DmaBuf),
+    /// A dma-buf, which its device's engine copies from and to, or the CPU while the exporter knows.
+    Device(Box<dyn Device>),
     /// It may not be mapped when it is touched: only touched by copies that survive that.
     OnDemand,
     /// It was mapped at registration.
@@ -85,7 +85,12 @@ impl Region {
     }
 
     pub(crate) fn is_dmabuf(&self) -> bool {
-        matches!(self.backing, Backing::DmaBuf(_))
+        self.device().is_some()
+    }
+
+    /// Whose memory it is, unless the process's.
+    pub(crate) fn device(&self) -> Option<&dyn Device> {
+        if let Backing::Device(device) = &self.backing { Some(device.as_ref()) } else { None }
     }
 
     #[inline]
@@ -154,6 +159,12 @@ impl Span {
         self.region.as_ref().is_some_and(|region| !region.is_pinned())
     }
 
+    /// Where in its device's memory `len` bytes at `offset` are, if it is a device's.
+    pub(crate) fn on_device(&self, offset: usize, len: usize) -> Option<(&Arc<Region>, u64)> {
+        let region = self.region.as_ref().filter(|region| region.is_dmabuf() && region.is_live())?;
+        self.contains(offset, len).then(|| (region, self.addr + offset as u64))
+    }
+
     /// For the kernel to read from or write to; not for memory that must be copied, nor if it is no longer live.
     #[inline]
     pub(crate) fn iov(&self, offset: usize, len: usize) -> Option<Iov> {
@@ -192,13 +203,13 @@ impl Span {
             return Ok(());
         }
         let (addr, region) = self.range(offset, source.len())?;
-        let _access = match &region.backing {
-            Backing::Pinned => None,
-            Backing::OnDemand => return mman::copy_in(addr, source).map_err(|_| AccessError::Fault),
-            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(true).map_err(|_| AccessError::Fault)?),
-        };
-        // SAFETY: `addr..+source.len()` is inside the region (checked by `range`), mapped writable (invariant of Region).
-        unsafe { publish(addr, source) };
+        match &region.backing {
+            Backing::Device(device) => device.write(addr, source).map_err(|e| fault(&e))?,
+            Backing::OnDemand => mman::copy_in(addr, source).map_err(|_| AccessError::Fault)?,
+            // SAFETY: `addr..+source.len()` is inside the region (checked by `range`), mapped writable (invariant of
+            // Region).
+            Backing::Pinned => unsafe { publish(addr, source) },
+        }
         Ok(())
     }
 
@@ -209,101 +220,60 @@ impl Span {
             return Ok(());
         }
         let (addr, region) = self.range(offset, len)?;
-        let _access = match &region.backing {
-            Backing::Pinned => None,
-            Backing::OnDemand => return mman::copy_out(addr, len, target).map_err(|_| AccessError::Fault),
-            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(false).map_err(|_| AccessError::Fault)?),
-        };
-        target.reserve(len);
-        let source: *const u8 = ptr::with_exposed_provenance(addr as usize);
-        let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY:
-        // - `source..+len` is inside the region (checked by `range`), mapped readable (invariant of Region).
-        // - `end..+len` is spare capacity of `target` (reserved above), hence disjoint.
-        unsafe { ptr::copy_nonoverlapping(source, end, len) };
-        // SAFETY: the `len` bytes behind the old length were just written.
-        unsafe { target.set_len(target.len() + len) };
+        match &region.backing {
+            Backing::Device(device) => device.read(addr, len, target).map_err(|e| fault(&e))?,
+            Backing::OnDemand => mman::copy_out(addr, len, target).map_err(|_| AccessError::Fault)?,
+            // SAFETY: `addr..+len` is inside the region (checked by `range`), mapped readable (invariant of Region).
+            Backing::Pinned => unsafe { append(addr, len, target) },
+        }
         Ok(())
     }
 
-    fn atomic(&self, offset: usize, op: impl FnOnce(&AtomicU64) -> u64) -> Result<u64, AccessError> {
+    /// Replaces a word by what `change` makes of it; gives what was there.
+    fn atomic(&self, offset: usize, change: &dyn Fn(u64) -> u64) -> Result<u64, AccessError> {
         let (addr, region) = self.range(offset, 8)?;
         if !addr.is_multiple_of(8) {
             return Err(AccessError::Unaligned);
         }
-        let _access = match &region.backing {
-            Backing::Pinned => None,
+        match &region.backing {
+            Backing::Device(device) => return device.update(addr, change).map_err(|e| fault(&e)),
             // No fault-safe call does 8-byte atomics: a program that unmaps the word at this very moment crashes, as it
             // would by touching it itself.
-            Backing::OnDemand => mman::populate(addr, 8, true).map(|()| None).map_err(|_| AccessError::Fault)?,
-            Backing::DmaBuf(dmabuf) => Some(dmabuf.access(true).map_err(|_| AccessError::Fault)?),
-        };
+            Backing::OnDemand => mman::populate(addr, 8, true).map_err(|_| AccessError::Fault)?,
+            Backing::Pinned => {}
+        }
         // SAFETY:
-        // - 8 bytes at `addr` are inside the region, mapped writable, and aligned (checked above).
-        // - They live until `op` returns: the region is not deregistered under a connection's lock.
-        Ok(op(unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(addr as usize)) }))
+        // - 8 bytes at `addr` are inside the region and mapped writable.
+        // - They live until this returns: the region is not deregistered under a connection's lock.
+        Ok(update(unsafe { word(addr) }, change))
     }
 
     /// Compare and swap; gives what was there.
     pub(crate) fn compare_swap(&self, offset: usize, compare: u64, swap: u64) -> Result<u64, AccessError> {
-        // SeqCst: peers and local threads agree on one order of all atomics.
-        self.atomic(offset, |word| {
-            word.compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found)
-        })
+        self.atomic(offset, &|found| if found == compare { swap } else { found })
     }
 
     /// Fetch and add; gives what was there.
     pub(crate) fn fetch_add(&self, offset: usize, add: u64) -> Result<u64, AccessError> {
-        // SeqCst: as above.
-        self.atomic(offset, |word| word.fetch_add(add, Ordering::SeqCst))
+        self.atomic(offset, &|found| found.wrapping_add(add))
     }
 }
 
-/// Copies `source` to `addr` so that a thread which sees its last byte sees all of it.
-///
-/// memcpy alone would not do: it writes overlapping words, of short runs the last one first. So the largest aligned word
-/// that ends the range is written by itself, after everything else, by one store.
-///
-/// # Safety
-/// `addr..addr + source.len()` is mapped writable, and no reference of Rust's points into it.
-#[inline]
-unsafe fn publish(addr: u64, source: &[u8]) {
-    let end = addr + source.len() as u64;
-    let width = 1_usize << end.trailing_zeros().min(source.len().checked_ilog2().unwrap_or(0)).min(3);
-    let (head, word) = source.split_at(source.len() - width);
-    let target: *mut u8 = ptr::with_exposed_provenance_mut(addr as usize);
-    // SAFETY:
-    // - `target..+head.len()` is mapped writable, by contract.
-    // - `source` is a slice of Rust's, hence disjoint from it.
-    unsafe { ptr::copy_nonoverlapping(head.as_ptr(), target, head.len()) };
-    let last = target.wrapping_add(head.len());
-    // Release, each: pairs with the Acquire, or the data dependency, of whoever polls on the last byte.
-    match *word {
-        [a, b, c, d, e, f, g, h] => {
-            // SAFETY: the last 8 bytes of the range are mapped writable, by contract, and aligned: `width` divides `end`.
-            let last = unsafe { AtomicU64::from_ptr(last.cast()) };
-            last.store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]), Ordering::Release);
-        }
-        [a, b, c, d] => {
-            // SAFETY: as above, for 4 bytes.
-            let last = unsafe { AtomicU32::from_ptr(last.cast()) };
-            last.store(u32::from_ne_bytes([a, b, c, d]), Ordering::Release);
-        }
-        [a, b] => {
-            // SAFETY: as above, for 2 bytes.
-            let last = unsafe { AtomicU16::from_ptr(last.cast()) };
-            last.store(u16::from_ne_bytes([a, b]), Ordering::Release);
-        }
-        [a] => {
-            // SAFETY: as above, for one byte.
-            unsafe { AtomicU8::from_ptr(last) }.store(a, Ordering::Release);
-        }
-        _ => debug_assert!(false, "{width} is no width of a word"),
-    }
+/// Replaces a word by what `change` makes of it; gives what was there. Peers and local threads agree on one order of
+/// all of these.
+pub(super) fn update(word: &AtomicU64, change: &dyn Fn(u64) -> u64) -> u64 {
+    word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |found| Some(change(found))).unwrap_or_else(|found| found)
+}
+
+/// A device that does not copy: whoever asked hears of a fault, and the log of the cause.
+fn fault(error: &io::Error) -> AccessError {
+    tracing::error!(error = %error, "the memory of a device cannot be copied");
+    AccessError::Fault
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU8;
     use std::time::{Duration, Instant};
 
     use proptest::prelude::*;

@@ -117,6 +117,22 @@ impl SlotRing {
         }
     }
 
+    /// The region that the payload's first bytes are in.
+    #[inline]
+    pub(crate) fn region(&self, slot: usize) -> Option<&Arc<Region>> {
+        match &self.slots.get(slot)?.memory {
+            Memory::One(span) => span.region(),
+            Memory::Many(spans) => spans.first()?.region(),
+            Memory::None | Memory::Inline(_) => None,
+        }
+    }
+
+    /// Whether the payload is of several parts.
+    #[inline]
+    pub(crate) fn is_list(&self, slot: usize) -> bool {
+        matches!(self.slots[slot].memory, Memory::Many(_))
+    }
+
     fn check(&self, slot: usize) -> Result<&Memory, AccessError> {
         let slot = self.slots.get(slot).ok_or(AccessError::OutOfRange)?;
         match slot.fault {
@@ -167,7 +183,7 @@ impl SlotRing {
     }
 
     /// Calls `each` for the parts of the spans that make up `len` bytes from `offset`.
-    fn parts(
+    pub(crate) fn parts(
         &self,
         slot: usize,
         offset: u32,

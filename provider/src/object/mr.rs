@@ -30,7 +30,7 @@ impl Mr {
     /// Registers `len` bytes from `offset` of a dma-buf; ibv_reg_dmabuf_mr(3).
     ///
     /// # Errors
-    /// `EBADF` for no open file; [`Error::NotSupported`] for a dma-buf that cannot be mapped.
+    /// `EBADF` for no open file; [`Error::NotSupported`] for a dma-buf that nobody can copy from.
     pub fn register_dmabuf(
         pd: &Arc<Pd>,
         offset: u64,
@@ -41,6 +41,10 @@ impl Mr {
     ) -> Result<Arc<Mr>, Error> {
         check(access)?;
         let region = mem::register_dmabuf(fd, offset, len, iova, access, pd.id())?;
+        if access.contains(Access::LOCAL_WRITE) {
+            let context = pd.context();
+            context.progress().prepare(context.device().ifindex(), &region);
+        }
         Ok(Mr::over(pd, region))
     }
 
@@ -101,6 +105,7 @@ impl Mr {
 fn revoke(pd: &Pd, region: &Arc<Region>) {
     region.revoke();
     mem::keys().remove(region.key());
+    pd.context().progress().forget_region(region);
     pd.context().progress().quiesce(pd.id());
 }
 

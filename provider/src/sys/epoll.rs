@@ -14,7 +14,10 @@ impl Interest {
     pub(crate) const NONE: Interest = Interest(0);
     pub(crate) const READ: Interest = Interest(libc::EPOLLIN as u32);
     pub(crate) const WRITE: Interest = Interest(libc::EPOLLOUT as u32);
-    pub(crate) const READ_WRITE: Interest = Interest((libc::EPOLLIN | libc::EPOLLOUT) as u32);
+
+    pub(crate) fn of(read: bool, write: bool) -> Interest {
+        Interest(if read { Interest::READ.0 } else { 0 } | if write { Interest::WRITE.0 } else { 0 })
+    }
 }
 
 /// Something is ready.
@@ -41,6 +44,11 @@ impl Event {
 
     pub(crate) fn is_readable(&self) -> bool {
         self.0.events & (libc::EPOLLIN | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0
+    }
+
+    /// Both directions have ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.0.events & libc::EPOLLHUP as u32 != 0
     }
 
     pub(crate) fn is_writable(&self) -> bool {

@@ -1,5 +1,6 @@
 //! System calls, one safe function each.
 
+pub(crate) mod devmem;
 pub(crate) mod dmabuf;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
@@ -9,6 +10,7 @@ pub(crate) mod mman;
 pub(crate) mod netlink;
 pub(crate) mod random;
 pub(crate) mod socket;
+pub(crate) mod softaccel;
 pub mod time;
 
 use std::io;

@@ -104,10 +104,16 @@ fn listen_at(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     bind(&socket, at)?;
     // SAFETY: no pointers are involved.
     check(unsafe { libc::listen(socket.as_fd().as_raw_fd(), 1024) })?;
+    let address = local_address(socket.as_fd())?;
+    Ok((socket, address))
+}
+
+/// The address that a socket is bound to.
+pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     let mut name = Name::EMPTY;
     // SAFETY: `name` has room for any address, and says so.
-    check(unsafe { libc::getsockname(socket.as_fd().as_raw_fd(), name.as_mut_ptr(), &mut name.len) })?;
-    Ok((socket, name.parse()))
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), name.as_mut_ptr(), &mut name.len) })?;
+    Ok(name.parse())
 }
 
 fn stream(family_of: SocketAddr) -> io::Result<Socket> {

@@ -1,4 +1,4 @@
-//! The Rust bindings of `infiniband/verbs.h`.
+//! The Rust bindings of `infiniband/verbs.h`, and of our own kernel modules' headers.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ const LIBC_HEADERS: &str = ".*/bits/.*";
 /// Those of them that the verbs interface uses.
 const LIBC_TYPES: &str = "pthread_cond_t, pthread_mutex_t, timespec";
 
-/// Makes the bindings' source, not yet formatted.
-pub fn make(headers: &Path) -> Result<String> {
+/// Makes the source of the bindings of `infiniband/verbs.h`, not yet formatted.
+pub fn verbs(headers: &Path) -> Result<String> {
     let builder = Builder::default()
         .header_contents("wrapper.h", "#include <infiniband/verbs.h>")
         .clang_arg(format!("-I{}", headers.display()))
@@ -32,6 +32,27 @@ pub fn make(headers: &Path) -> Result<String> {
         .formatter(Formatter::None)
         .raw_line("// Made by `cargo xtask regen` from rdma-core's infiniband/verbs.h; changes here are lost.\n")
         .raw_line(format!("use libc::{{{LIBC_TYPES}}};\n"));
+    let bindings = builder.generate().context("bindgen, which needs the package libclang-dev, makes no bindings")?;
+    Ok(bindings.to_string())
+}
+
+/// Makes the source of the bindings of `softaccel.h`, not yet formatted. bindgen knows no macros with arguments, hence
+/// the numbers of the calls come as constants of the wrapper.
+pub fn softaccel(uapi: &Path) -> Result<String> {
+    let calls = ["INFO", "ALLOC", "COPY", "SUM"];
+    let calls = calls.map(|call| format!("const unsigned long {call} = SOFTACCEL_{call};\n")).concat();
+    let builder = Builder::default()
+        .header_contents("wrapper.h", &format!("#include <softaccel.h>\n{calls}"))
+        .clang_arg(format!("-I{}", uapi.display()))
+        .allowlist_file(".*/softaccel\\.h")
+        .allowlist_var("INFO|ALLOC|COPY|SUM")
+        .derive_default(true)
+        .layout_tests(false)
+        .generate_comments(false)
+        .disable_header_comment()
+        .use_core()
+        .formatter(Formatter::None)
+        .raw_line("// Made by `cargo xtask regen` from uapi/softaccel.h; changes here are lost.\n");
     let bindings = builder.generate().context("bindgen, which needs the package libclang-dev, makes no bindings")?;
     Ok(bindings.to_string())
 }
