@@ -14,7 +14,7 @@ use super::{BOOTSTRAP, LISTENER, Progress, Turn};
 use crate::object::{Gid, devices};
 use crate::sys::epoll::Interest;
 use crate::sys::socket::{self, Socket};
-use crate::sys::{random, time};
+use crate::sys::{devmem, random, time};
 use crate::transport::Stream;
 
 /// Connections that have not said who they are, or whom nobody expects yet: so many, and so long.
@@ -72,8 +72,14 @@ impl Peer {
         (self.local_gid, qpn) < (self.remote_gid, self.remote_qpn)
     }
 
-    fn address(&self) -> SocketAddr {
-        let mut address = SocketAddr::new(self.remote_gid.ip(), port(self.remote_qpn));
+    /// Where its QPs' port is.
+    fn listener(&self) -> SocketAddr {
+        self.address(port(self.remote_qpn))
+    }
+
+    /// Its address, with a port.
+    pub(super) fn address(&self, port: u16) -> SocketAddr {
+        let mut address = SocketAddr::new(self.remote_gid.ip(), port);
         if let SocketAddr::V6(v6) = &mut address
             && v6.ip().is_unicast_link_local()
         {
@@ -360,7 +366,7 @@ impl Turn {
         let dial = &mut self.bootstrap.dials[index];
         if let Some(why) = why {
             if !std::mem::replace(&mut dial.complained, true) {
-                let peer = conn.lock().peer.map(|peer| peer.address());
+                let peer = conn.lock().peer.map(|peer| peer.listener());
                 tracing::warn!(qpn = conn.qpn, ?peer, why, "cannot connect");
             }
             return;
@@ -400,9 +406,9 @@ impl Turn {
                 .any(|p| matches!(&p.role, Role::Dialling { conn: dialler, .. } if Arc::ptr_eq(dialler, &conn)));
             let peer = conn.lock().peer;
             let (Some(peer), false) = (peer, under_way) else { continue };
-            match socket::connect(peer.address(), Some(peer.local_gid.ip())) {
+            match socket::connect(peer.listener(), Some(peer.local_gid.ip())) {
                 Ok(socket) => self.expect_hello(progress, socket, Role::Dialling { conn, told: None }, Interest::WRITE),
-                Err(e) => tracing::debug!(to = %peer.address(), error = %e, "cannot dial"),
+                Err(e) => tracing::debug!(to = %peer.listener(), error = %e, "cannot dial"),
             }
         }
         progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
@@ -417,6 +423,8 @@ enum Step {
 fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
     socket::nodelay(socket.as_fd())?;
     socket::keep_alive(socket.as_fd())?;
+    // For the memory of devices; nothing else is sent so.
+    devmem::enable_zerocopy(socket.as_fd())?;
     // The socket is fresh: a hello fits its buffer, or the socket is of no use.
     if socket::send(socket.as_fd(), &hello.encode())? == HELLO_LEN {
         Ok(())

@@ -10,13 +10,15 @@ use parking_lot::{Mutex, MutexGuard};
 use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
+use super::lane::{LaneIn, LaneOut, on_device};
 use super::receive::{Inbox, Received, Staging};
 use super::send::{Filler, Nowhere};
-use super::{MAX_MESSAGE, Progress};
+use super::{LANE_OUT, MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, RecvWr, SendWr, Status};
+use crate::sys::epoll::Epoll;
 use crate::sys::socket::{self, Iov};
-use crate::transport::{Batch, Flushed, Stream};
+use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
 
 /// Requests that gather while the peer is busy with earlier ones are sent when there are this many, or this many
 /// bytes, or the lesser number of both: one call for all of perftest's window of 128 when the messages are tiny, half
@@ -27,6 +29,9 @@ const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
 /// Turns that bring something from the peer, completions perhaps and then more requests, for which requests that
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
+
+/// What stands for receives where keys are named.
+const RECEIVES: u32 = 0;
 
 /// What a connection has on its way: what is more would wait in the kernel, and be out of the processors' caches when
 /// its turn comes. A path that holds more gets twice as much as it holds, which is looked at when so many windows have
@@ -81,7 +86,7 @@ pub(crate) struct Inner {
     pub(super) sends: SlotRing,
     pub(super) receives: SlotRing,
     /// Memory of READs that the peer waits for, by response slot.
-    pub(super) reads: Vec<Option<Span>>,
+    pub(super) reads: Vec<Option<Answer>>,
     unsent_bytes: u64,
     /// What is left of [`PATIENCE`] for the requests that gather now.
     patience: u32,
@@ -96,10 +101,21 @@ pub(crate) struct Inner {
     reported: bool,
 }
 
+/// Memory of a READ that the peer waits for.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) memory: Span,
+    /// It is wanted on the lane.
+    pub(super) by_lane: bool,
+}
+
 /// A connected stream with what is half sent and half received.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) stream: Stream,
+    pub(super) notices: Notices,
+    pub(super) lane_out: Option<LaneOut>,
+    pub(super) lane_in: Option<LaneIn>,
     batch: Option<Batch>,
     pub(super) inbox: Inbox,
     /// What had been sent when the window was last chosen, and the window.
@@ -201,6 +217,11 @@ impl Conn {
             Payload::Sges(sges) => inner.sends.resolve(slot, sges, self.pd.id(), need),
         };
         let fault = fault.or(resolved.err().map(|_| Status::LocProt));
+        if matches!(wr.op, proto::SendOp::Read(_))
+            && let Some((device, key)) = on_device(inner.sends.region(slot))
+        {
+            self.want_lane(inner, device, key);
+        }
         let request = Request { id: wr.id, op: wr.op, flags, len: len as u32, fault };
         inner.unsent_bytes += len;
         inner.engine.post_send(request).is_some()
@@ -216,6 +237,9 @@ impl Conn {
         let len: u64 = wr.sges.iter().map(|s| u64::from(s.length)).sum();
         // A bad key is reported when a message comes for it, as hardware does.
         let _ = inner.receives.resolve(slot, wr.sges, self.pd.id(), proto::Access::LOCAL_WRITE);
+        if let Some((device, _)) = on_device(inner.receives.region(slot)) {
+            self.want_lane(inner, device, RECEIVES);
+        }
         inner.engine.post_recv(wr.id, u32::try_from(len).unwrap_or(u32::MAX)).is_some()
     }
 
@@ -281,16 +305,21 @@ impl Conn {
     }
 
     fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {
-        let Inner { engine, link, sends, reads, .. } = inner;
+        let Inner { engine, link, sends, reads, peer, .. } = inner;
         let Some(link) = link.as_mut().filter(|link| !link.broken) else {
             engine.transmit(&mut Nowhere);
             return Ok(());
         };
+        let ifindex = peer.map_or(0, |peer| peer.ifindex);
         let mut long = false;
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             if batch.is_empty() {
-                engine.transmit(&mut Filler { batch, sends, reads, pd: self.pd.id() });
+                let lane = link.lane_out.as_ref();
+                let answers_by_lane = link.lane_in.as_ref().is_some_and(LaneIn::is_ready);
+                let bindings = &self.progress.bindings;
+                let pd = self.pd.id();
+                engine.transmit(&mut Filler { batch, sends, reads, pd, lane, answers_by_lane, bindings, ifindex });
                 if batch.is_empty() {
                     break;
                 }
@@ -298,12 +327,9 @@ impl Conn {
             if std::mem::replace(&mut long, true) {
                 self.progress.goes_on();
             }
-            match batch.flush(&link.stream)? {
-                Flushed::All => batch.clear(),
-                Flushed::Blocked => {
-                    link.stream.set_blocked(true, self.progress.epoll(), self.token())?;
-                    return Ok(());
-                }
+            match link.flush(self.progress.epoll(), self.token())? {
+                Flushed::All => {}
+                Flushed::Blocked => return Ok(()),
                 Flushed::Revoked => return Err(io::Error::other("memory was deregistered while the peer read it")),
             }
         }
@@ -314,7 +340,6 @@ impl Conn {
             link.choose_window(engine, self.progress);
         }
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);
-        link.stream.set_blocked(false, self.progress.epoll(), self.token())?;
         if engine.has_said_goodbye() && !link.finished {
             link.finished = true;
             link.stream.finish();
@@ -322,10 +347,18 @@ impl Conn {
         Ok(())
     }
 
+    /// Both directions of the stream have ended, and it is not being read because a lane is waited for.
+    pub(super) fn on_dead(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.link.as_ref().is_some_and(|link| link.stream.is_deaf()) {
+            self.lose(inner);
+        }
+    }
+
     /// The stream has ended.
     fn lose(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(mut link) = inner.link.take() {
             link.stream.deregister(self.progress.epoll());
+            self.lose_lanes(&link);
             if let Some(batch) = link.batch.take() {
                 self.progress.batches().give(batch);
             }
@@ -373,8 +406,10 @@ impl Conn {
     /// Receives what has come, up to a budget, and answers it. True if anything moved.
     pub(super) fn service(self: &Arc<Self>, inner: &mut Inner, staging: &mut Staging, iovs: &mut Vec<Iov>) -> Serviced {
         let mut serviced = Serviced::default();
-        if inner.link.is_none() {
-            return serviced;
+        let Some(link) = &inner.link else { return serviced };
+        if link.has_lanes() {
+            serviced.moved = self.try_lane(inner, staging.landing());
+            self.take_notices(inner);
         }
         loop {
             match self.receive(inner, staging, iovs) {
@@ -437,6 +472,9 @@ impl Conn {
         inner.engine.set_window(window);
         inner.link = Some(Link {
             stream,
+            notices: Notices::default(),
+            lane_out: None,
+            lane_in: None,
             batch: None,
             inbox: Inbox::default(),
             chosen: (0, window),
@@ -565,6 +603,38 @@ const EMPTY: Completion = Completion {
 };
 
 impl Link {
+    /// Sends as much of the batch as the streams take, and waits for them to take more.
+    fn flush(&mut self, epoll: &Epoll, token: u64) -> io::Result<Flushed> {
+        let Link { stream, notices, lane_out, batch: Some(batch), .. } = self else { return Ok(Flushed::All) };
+        let mut control = Outlet { socket: stream.tx(), notices, wait: Wait::Nothing };
+        let mut lane = lane_out.as_mut().map(|lane| Outlet {
+            socket: lane.stream.tx(),
+            notices: &mut lane.notices,
+            wait: Wait::Nothing,
+        });
+        let flushed = batch.flush(&mut control, lane.as_mut())?;
+        let (wait, lane_wait) = (control.wait, lane.map(|lane| lane.wait));
+        if flushed == Flushed::All {
+            batch.clear();
+        }
+        stream.set_wait(wait, epoll, token)?;
+        if let (Some(lane), Some(wait)) = (lane_out, lane_wait)
+            && lane.is_ready()
+        {
+            lane.stream.set_wait(wait, epoll, LANE_OUT | token)?;
+        }
+        Ok(flushed)
+    }
+
+    /// Whether there is more to look at than the stream: lanes, or memory that the kernel still reads.
+    fn has_lanes(&self) -> bool {
+        self.lane_in.is_some() || self.lane_out.is_some() || self.notices.is_waiting()
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.stream.is_blocked() || self.lane_out.as_ref().is_some_and(LaneOut::is_blocked)
+    }
+
     /// The window is full: sees now and then whether the path holds more.
     fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
         let (flown, window) = self.chosen;
@@ -636,7 +706,7 @@ impl Inner {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.stream.is_blocked())
+        self.link.as_ref().is_some_and(Link::is_blocked)
     }
 
     pub(crate) fn is_linked(&self) -> bool {

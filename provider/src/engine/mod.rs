@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod conn;
+mod lane;
 mod links;
 mod receive;
 mod registry;
@@ -25,18 +26,19 @@ use parking_lot::{Mutex, MutexGuard};
 use bootstrap::Bootstrap;
 pub(crate) use bootstrap::Peer;
 pub(crate) use conn::{Conn, Inner, Phase};
+use lane::Lanes;
 use links::Links;
 use receive::Staging;
 use registry::Registry;
 use wake::{Plan, Standby, Watch};
 
-use crate::mem::PdId;
+use crate::mem::{PdId, Region};
 use crate::object::Error;
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
 use crate::sys::socket::Iov;
 use crate::sys::time;
-use crate::transport::BatchPool;
+use crate::transport::{BatchPool, Bindings};
 
 /// The longest message; `max_msg_sz` of ibv_query_port(3).
 pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
@@ -57,6 +59,10 @@ const LINKS: u64 = 1 << 33;
 const BOOTSTRAP: u64 = 1 << 34;
 /// Among those of the handshake: a listener, by its index.
 const LISTENER: u64 = 1 << 35;
+/// The lanes of a connection, with its QP number; and the port of a receiver, by its index.
+const LANE_OUT: u64 = 1 << 36;
+const LANE_IN: u64 = 1 << 37;
+const LANE_LISTENER: u64 = 1 << 38;
 
 thread_local! {
     static IS_PROGRESS_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -71,6 +77,8 @@ pub struct Progress {
     batches: BatchPool,
     registry: Registry,
     links: Links,
+    lanes: Lanes,
+    bindings: Bindings,
     turn: Mutex<Turn>,
     /// Connections with requests that gather, and whether there are any.
     listed: Mutex<Vec<Arc<Conn>>>,
@@ -154,6 +162,8 @@ impl Progress {
             batches: BatchPool::default(),
             registry: Registry::new(ports),
             links,
+            lanes: Lanes::default(),
+            bindings: Bindings::default(),
             turn: Mutex::new(turn),
             listed: Mutex::default(),
             any_listed: AtomicBool::new(false),
@@ -184,6 +194,20 @@ impl Progress {
 
     pub(crate) fn links(&self) -> &Links {
         &self.links
+    }
+
+    /// Memory has been registered that the NIC may receive into.
+    pub(crate) fn prepare(&self, ifindex: u32, region: &Region) {
+        if let Some(device) = region.device() {
+            self.lanes.prepare(self, ifindex, device);
+        }
+    }
+
+    /// A region is gone.
+    pub(crate) fn forget_region(&self, region: &Region) {
+        if region.device().is_some() {
+            self.bindings.forget(region.key());
+        }
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -261,8 +285,20 @@ impl Progress {
                     turn.bootstrap_event(self, token & !BOOTSTRAP);
                     moved = true;
                 }
+                token if token & LANE_LISTENER != 0 => {
+                    self.lanes.accept(token & !LANE_LISTENER);
+                    moved = true;
+                }
+                token if token & LANE_OUT != 0 => {
+                    let Some(conn) = turn.conns.get(&(token & !LANE_OUT)).cloned() else { continue };
+                    conn.on_lane_out(&mut conn.lock(), event);
+                    moved = true;
+                }
                 token => {
-                    let Some(conn) = turn.conns.get(&token).cloned() else { continue };
+                    let Some(conn) = turn.conns.get(&(token & !LANE_IN)).cloned() else { continue };
+                    if event.is_dead() && token & LANE_IN == 0 {
+                        conn.on_dead(&mut conn.lock());
+                    }
                     if event.is_writable() {
                         conn.on_writable(&mut conn.lock());
                         moved = true;
@@ -321,6 +357,7 @@ impl Progress {
 
     /// The process exits: acknowledgements that waited for a frame to ride on go out now, or never.
     fn farewell(&self) {
+        self.lanes.close();
         for conn in self.registry.all() {
             if let Some(mut inner) = conn.try_lock().filter(|inner| inner.is_linked() && !inner.is_blocked()) {
                 conn.flush(&mut inner);

@@ -7,29 +7,40 @@ use std::io;
 use std::sync::Arc;
 
 use dmverbs_proto::{
-    Access, AtomicOp, Destination, Fatal, Flags, Frame, HEADER_LEN, Incoming, MAX_HEADER_LEN, Refusal, Status,
+    Access, AtomicOp, Destination, Fatal, Flags, Frame, HEADER_LEN, IN_BAND, Incoming, LANE, MAX_CHUNK, MAX_HEADER_LEN,
+    Refusal, Status,
 };
 
-use super::conn::{Conn, Inner};
-use crate::mem::{self, AccessError, Span};
+use super::conn::{Answer, Conn, Inner};
+use super::lane::{LaneIn, on_device};
+use crate::mem::{self, AccessError, Device, Piece as Copy, Region, Span};
+use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
 
 /// Where bytes are read to before it is known what they are, [`STAGED`] at most. They begin at a page: the kernel
 /// copies to other addresses at half the speed. Before them is room for the front of a header.
 #[derive(Debug)]
-pub(super) struct Staging(Vec<u8>);
+pub(super) struct Staging {
+    bytes: Vec<u8>,
+    /// For what a lane brings beside the memory of its device.
+    landing: Option<Landing>,
+}
 
 impl Default for Staging {
     fn default() -> Staging {
-        Staging(vec![0; FRONT + PAGE + STAGED])
+        Staging { bytes: vec![0; FRONT + PAGE + STAGED], landing: None }
     }
 }
 
 impl Staging {
     /// [`FRONT`] bytes, and those that begin at a page.
     fn bytes(&mut self) -> &mut [u8] {
-        let before = self.0.as_ptr().wrapping_add(FRONT).align_offset(PAGE);
-        &mut self.0[before..before + FRONT + STAGED]
+        let before = self.bytes.as_ptr().wrapping_add(FRONT).align_offset(PAGE);
+        &mut self.bytes[before..before + FRONT + STAGED]
+    }
+
+    pub(super) fn landing(&mut self) -> &mut Landing {
+        self.landing.get_or_insert_with(|| Landing::new(MAX_CHUNK as usize))
     }
 }
 
@@ -48,6 +59,8 @@ pub(super) struct Inbox {
     partial: [u8; MAX_HEADER_LEN],
     partial_len: usize,
     placing: Option<Placing>,
+    /// What was read behind a frame whose payload is still to come by its lane.
+    held: Vec<u8>,
     /// The last payload was a large one. The next will be too: only up to its header is read, so that it can be read
     /// directly into its place.
     large: bool,
@@ -57,7 +70,14 @@ pub(super) struct Inbox {
 
 impl Default for Inbox {
     fn default() -> Inbox {
-        Inbox { partial: [0; MAX_HEADER_LEN], partial_len: 0, placing: None, large: false, discard: false }
+        Inbox {
+            partial: [0; MAX_HEADER_LEN],
+            partial_len: 0,
+            placing: None,
+            held: Vec::new(),
+            large: false,
+            discard: false,
+        }
     }
 }
 
@@ -68,7 +88,20 @@ struct Placing {
     /// Bytes placed and bytes to come of this frame.
     done: u32,
     left: u32,
+    /// It comes on the lane.
+    by_lane: bool,
     invalidates: Option<u32>,
+}
+
+impl Inbox {
+    /// Payload of the current frame that is still to come.
+    pub(super) fn awaited(&self) -> usize {
+        self.placing.as_ref().map_or(0, |placing| placing.left as usize)
+    }
+
+    fn waits_for_lane(&self) -> bool {
+        self.placing.as_ref().is_some_and(|placing| placing.by_lane)
+    }
 }
 
 #[derive(Debug)]
@@ -102,6 +135,17 @@ impl Conn {
         let inbox = &mut link.inbox;
         if engine.has_failed() {
             inbox.discard = true;
+            link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
+        }
+        if !inbox.discard {
+            if inbox.waits_for_lane() {
+                return self.receive_lane(inner, staging.landing());
+            }
+            if !inbox.held.is_empty() {
+                let held = std::mem::take(&mut inbox.held);
+                self.parse_all(inner, &held);
+                return Ok(Received::Some { drained: false });
+            }
         }
         let mut direct = 0;
         let mut kept = 0;
@@ -151,10 +195,15 @@ impl Conn {
         if placed > 0 && !self.advance(inner, placed) {
             return Ok(Received::Some { drained });
         }
-        if let Err(fatal) = self.parse(inner, &bytes[FRONT - kept..FRONT + n - placed]) {
+        self.parse_all(inner, &bytes[FRONT - kept..FRONT + n - placed]);
+        // What is held back goes on when the lane has brought what it waits for.
+        Ok(Received::Some { drained: drained && !inner.link.as_ref().is_some_and(|link| link.inbox.waits_for_lane()) })
+    }
+
+    fn parse_all(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8]) {
+        if let Err(fatal) = self.parse(inner, bytes) {
             self.break_off(inner, &fatal.to_string());
         }
-        Ok(Received::Some { drained })
     }
 
     /// Handles staged bytes: payload of the current frame, then frames.
@@ -163,6 +212,10 @@ impl Conn {
         while !bytes.is_empty() {
             let Some(link) = &mut inner.link else { return Ok(()) };
             if link.inbox.discard {
+                return Ok(());
+            }
+            if link.inbox.waits_for_lane() {
+                link.inbox.held = bytes.to_vec();
                 return Ok(());
             }
             if let Some(placing) = &link.inbox.placing {
@@ -200,7 +253,12 @@ impl Conn {
                 let to = match destination {
                     Destination::Memory { addr, rkey, covers } => {
                         match self.target(inner, rkey, addr, covers, Access::REMOTE_WRITE) {
-                            Ok(span) => Place::Memory(span),
+                            Ok(span) => {
+                                if let (Some((device, _)), true) = (on_device(span.region()), frame.lane == IN_BAND) {
+                                    self.want_lane(inner, device, rkey);
+                                }
+                                Place::Memory(span)
+                            }
                             Err(refusal) => {
                                 self.turn_down(inner, refusal);
                                 return Ok(());
@@ -211,22 +269,27 @@ impl Conn {
                     Destination::Response { slot, offset } => Place::Response { slot, offset },
                 };
                 let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
+                let by_lane = frame.lane == LANE;
                 if let Some(link) = &mut inner.link {
-                    link.inbox.large = frame.len as usize > DIRECT_MIN;
-                    link.inbox.placing = Some(Placing { to, done: 0, left: frame.len, invalidates });
+                    if by_lane && !link.lane_in.as_ref().is_some_and(LaneIn::is_ready) {
+                        return Err(Fatal::Sequence("sends on a lane that is not there"));
+                    }
+                    link.inbox.large = !by_lane && frame.len as usize > DIRECT_MIN;
+                    link.inbox.placing = Some(Placing { to, done: 0, left: frame.len, by_lane, invalidates });
                 }
                 if frame.len == 0 {
                     self.advance(inner, 0);
                 }
             }
-            Incoming::Read { slot, addr, rkey, len } => {
+            Incoming::Note(note) => self.on_note(inner, note),
+            Incoming::Read { slot, addr, rkey, len, lane } => {
                 match self.target(inner, rkey, addr, len, Access::REMOTE_READ) {
                     Ok(span) => {
                         let slot = slot as usize;
                         if inner.reads.len() <= slot {
                             inner.reads.resize_with(slot + 1, || None);
                         }
-                        inner.reads[slot] = Some(span);
+                        inner.reads[slot] = Some(Answer { memory: span, by_lane: lane });
                         inner.engine.on_read(len);
                     }
                     Err(refusal) => self.turn_down(inner, refusal),
@@ -272,27 +335,103 @@ impl Conn {
         let Some(Placing { to, done, .. }) = link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
             return false;
         };
-        let (result, refusal) = match to {
-            Place::Memory(span) => (span.copy_in(*done as usize, bytes), Some(Refusal::Access)),
-            Place::Receive { slot, offset } => {
-                (receives.copy_in(*slot as usize, offset + done, bytes), Some(Refusal::Local))
-            }
-            Place::Response { slot, offset } => (sends.copy_in(*slot as usize, offset + done, bytes), None),
+        let result = match to {
+            Place::Memory(span) => span.copy_in(*done as usize, bytes),
+            Place::Receive { slot, offset } => receives.copy_in(*slot as usize, offset + done, bytes),
+            Place::Response { slot, offset } => sends.copy_in(*slot as usize, offset + done, bytes),
         };
-        match (result, refusal) {
-            (Ok(()), _) => return true,
-            (Err(_), Some(refusal)) => self.turn_down(inner, refusal),
-            (Err(_), None) => {
+        if result.is_err() {
+            self.misplaced(inner);
+        }
+        result.is_ok()
+    }
+
+    /// Puts what a lane has brought into its place, in the order of the stream: copies between devices go to their
+    /// engine together. `from` is the memory that the NIC has filled. False if the place is gone.
+    pub(super) fn place_pieces(self: &Arc<Self>, inner: &mut Inner, from: &dyn Device, landing: &Landing) -> bool {
+        let mut copies = Copies { from, pieces: Vec::new(), to: None };
+        let (mut host, mut done) = (0, 0);
+        for piece in &landing.pieces {
+            let placed = match *piece {
+                Piece::Device { at, len, .. } => {
+                    let placed =
+                        self.spans(inner, done, len, |span, offset, skip, n| copies.add(span, offset, at + skip, n));
+                    done += len;
+                    placed
+                }
+                Piece::Host { len } => {
+                    let bytes = &landing.bytes()[host as usize..(host + len) as usize];
+                    host += len;
+                    let placed = copies.run().and_then(|()| {
+                        self.spans(inner, done, len, |span, offset, skip, n| {
+                            span.copy_in(offset, &bytes[skip as usize..][..n])
+                        })
+                    });
+                    done += len;
+                    placed
+                }
+            };
+            if placed.is_err() {
+                self.misplaced(inner);
+                return false;
+            }
+        }
+        if copies.run().is_err() {
+            self.misplaced(inner);
+            return false;
+        }
+        true
+    }
+
+    /// Calls `each` for the spans, and their offsets, that `len` bytes of payload from `offset` behind what is already in
+    /// place belong to; also with what came before in these `len`, and the bytes that belong there.
+    fn spans(
+        &self,
+        inner: &Inner,
+        offset: u32,
+        len: u32,
+        mut each: impl FnMut(&Span, usize, u64, usize) -> Result<(), AccessError>,
+    ) -> Result<(), AccessError> {
+        let Some(Placing { to, done, .. }) = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
+            return Err(AccessError::OutOfRange);
+        };
+        let mut skip = 0;
+        let part = |span: &Span, at: usize, n: usize| {
+            let before = skip;
+            skip += n as u64;
+            each(span, at, before, n)
+        };
+        match to {
+            Place::Memory(span) => {
+                let mut part = part;
+                part(span, (done + offset) as usize, len as usize)
+            }
+            Place::Receive { slot, offset: base } => {
+                inner.receives.parts(*slot as usize, base + done + offset, len, part)
+            }
+            Place::Response { slot, offset: base } => {
+                inner.sends.parts(*slot as usize, base + done + offset, len, part)
+            }
+        }
+    }
+
+    /// The place of the current payload is gone: the request, ours or the peer's, fails.
+    fn misplaced(self: &Arc<Self>, inner: &mut Inner) {
+        let to = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()).map(|placing| &placing.to);
+        match to {
+            Some(Place::Memory(_)) => self.turn_down(inner, Refusal::Access),
+            Some(Place::Receive { .. }) => self.turn_down(inner, Refusal::Local),
+            Some(Place::Response { .. }) => {
                 inner.engine.fault(Status::LocProt);
                 self.discard(inner);
             }
+            None => {}
         }
-        false
     }
 
     /// `n` more bytes of payload are in place. False if the connection has failed.
     #[inline]
-    fn advance(self: &Arc<Self>, inner: &mut Inner, n: usize) -> bool {
+    pub(super) fn advance(self: &Arc<Self>, inner: &mut Inner, n: usize) -> bool {
         let Some(placing) = inner.link.as_mut().and_then(|link| link.inbox.placing.as_mut()) else { return false };
         placing.done += n as u32;
         placing.left -= n as u32;
@@ -322,6 +461,46 @@ impl Conn {
             link.inbox.discard = true;
             link.inbox.placing = None;
         }
+    }
+}
+
+/// Copies from the memory that a NIC has filled, which wait for more of their kind.
+struct Copies<'a> {
+    from: &'a dyn Device,
+    pieces: Vec<Copy>,
+    /// Whose memory they all go to.
+    to: Option<Arc<Region>>,
+}
+
+impl Copies<'_> {
+    /// `n` bytes at `at` go to `offset` of `span`.
+    fn add(&mut self, span: &Span, offset: usize, at: u64, n: usize) -> Result<(), AccessError> {
+        let Some((region, dst)) = span.on_device(offset, n) else {
+            self.run()?;
+            let mut bytes = Vec::with_capacity(n);
+            self.from.read(at, n, &mut bytes).map_err(|_| AccessError::Fault)?;
+            return span.copy_in(offset, &bytes);
+        };
+        if !self.to.as_ref().is_some_and(|to| Arc::ptr_eq(to, region)) {
+            self.run()?;
+            self.to = Some(region.clone());
+        }
+        match self.pieces.last_mut() {
+            Some(last) if (last.src + last.len, last.dst + last.len) == (at, dst) => last.len += n as u64,
+            _ => self.pieces.push(Copy { src: at, dst, len: n as u64 }),
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), AccessError> {
+        let Some(to) = self.to.take() else { return Ok(()) };
+        let device = to.device().filter(|_| to.is_live()).ok_or(AccessError::NoKey)?;
+        let copied = device.gather(self.from, &self.pieces).map_err(|e| {
+            tracing::error!(error = %e, "the memory of a device cannot be copied");
+            AccessError::Fault
+        });
+        self.pieces.clear();
+        copied
     }
 }
 

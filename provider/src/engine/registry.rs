@@ -56,6 +56,11 @@ impl Registry {
         Registry { ports, inner: Mutex::default() }
     }
 
+    /// The ports to listen on.
+    pub(super) fn ports(&self) -> Option<RangeInclusive<u16>> {
+        self.ports.clone()
+    }
+
     /// A fresh QP number; opens another listener when 256 QPs share the last.
     pub(crate) fn allocate(&self, epoll: &Epoll) -> Result<u32, Error> {
         let mut numbers = self.inner.lock();

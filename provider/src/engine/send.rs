@@ -1,70 +1,56 @@
-//! The sending half of a connection: frames of the engine into a batch for the socket.
+//! The sending half of a connection: frames of the engine into a batch for the sockets.
 
-use dmverbs_proto::{Frame, Source, SourceGone, Transmit};
+use dmverbs_proto::{Flags, Frame, Handed, LANE, Op, Source, SourceGone, Transmit};
 
-use super::conn::Conn;
+use super::conn::{Answer, Conn};
+use super::lane::LaneOut;
 use crate::mem::{PdId, SlotRing, Span};
-use crate::transport::{Batch, COPY_MAX};
+use crate::transport::{Batch, Bindings, COPY_MAX, OnDevice, Queue};
 
 /// Fills a batch with what the engine wants to send.
 pub(super) struct Filler<'a> {
     pub(super) batch: &'a mut Batch,
     pub(super) sends: &'a SlotRing,
-    pub(super) reads: &'a [Option<Span>],
+    pub(super) reads: &'a [Option<Answer>],
     pub(super) pd: PdId,
+    /// The lane to the peer.
+    pub(super) lane: Option<&'a LaneOut>,
+    /// There is a lane from the peer, too.
+    pub(super) answers_by_lane: bool,
+    /// What of devices' memory may be sent without the host, by this interface.
+    pub(super) bindings: &'a Bindings,
+    pub(super) ifindex: u32,
 }
 
 impl Transmit for Filler<'_> {
     #[inline]
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<(), SourceGone> {
-        let len = frame.len as usize;
-        let mark = self.batch.mark();
+    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone> {
+        let mut frame = *frame;
         match source {
-            Source::None => self.batch.header(frame),
+            Source::None => self.batch.control.header(&frame),
             Source::Request { slot, offset } => {
-                let slot = slot as usize;
-                if len <= COPY_MAX || self.sends.must_copy(slot) {
-                    self.batch.header(frame);
-                    if self.sends.copy_out(slot, offset, frame.len, self.batch.stage()).is_err() {
-                        self.batch.unwind(mark);
-                        return Err(SourceGone);
-                    }
-                } else {
-                    self.batch.header(frame);
-                    self.batch.seal();
-                    let batch = &mut *self.batch;
-                    let there = self.sends.iovs(slot, offset, frame.len, |iov| batch.memory(iov));
-                    return there.ok_or(SourceGone);
+                if frame.op == Op::Read
+                    && self.answers_by_lane
+                    && self.sends.region(slot as usize).is_some_and(|r| r.is_dmabuf())
+                {
+                    frame.flags |= Flags::LANE;
                 }
+                if self.lane.is_some_and(|lane| lane.takes(&frame)) {
+                    frame.lane = LANE;
+                }
+                return self.request(&frame, slot, offset);
             }
             Source::Response { slot, offset } => {
-                let span = self
-                    .reads
-                    .get(slot as usize)
-                    .and_then(Option::as_ref)
-                    .filter(|span| span.is_live())
-                    .ok_or(SourceGone)?;
-                self.batch.header(frame);
-                match span.iov(offset as usize, len) {
-                    Some(iov) if len > COPY_MAX => {
-                        self.batch.seal();
-                        if let Some(region) = span.region() {
-                            self.batch.borrow(region);
-                        }
-                        self.batch.memory(iov);
-                        return Ok(());
-                    }
-                    _ => {
-                        if span.copy_out(offset as usize, len, self.batch.stage()).is_err() {
-                            self.batch.unwind(mark);
-                            return Err(SourceGone);
-                        }
-                    }
+                let answer = self.reads.get(slot as usize).and_then(Option::as_ref);
+                let Answer { memory, by_lane } = answer.filter(|answer| answer.memory.is_live()).ok_or(SourceGone)?;
+                if *by_lane && self.lane.is_some_and(LaneOut::is_ready) {
+                    frame.lane = LANE;
                 }
+                return self.response(&frame, memory, offset);
             }
         }
-        self.batch.seal();
-        Ok(())
+        self.batch.control.seal();
+        Ok(Handed::Over)
     }
 
     fn room(&self) -> bool {
@@ -76,11 +62,108 @@ impl Transmit for Filler<'_> {
     }
 }
 
+impl Filler<'_> {
+    /// A frame of the request in `slot`, with its payload from `offset` on.
+    #[inline]
+    fn request(&mut self, frame: &Frame, slot: u32, offset: u32) -> Result<Handed, SourceGone> {
+        let (control, lane) = (&mut self.batch.control, &mut self.batch.lane);
+        let (mark, lane_mark) = (control.mark(), lane.mark());
+        control.header(frame);
+        let queue = if frame.lane == LANE {
+            control.seal();
+            lane
+        } else {
+            control
+        };
+        let index = slot as usize;
+        let put = if self.sends.region(index).is_some_and(|region| region.is_dmabuf()) || self.sends.is_list(index) {
+            let mut handed = Handed::Over;
+            let mut left = frame.len as usize;
+            let (bindings, ifindex) = (self.bindings, self.ifindex);
+            self.sends
+                .parts(index, offset, frame.len, |span, offset, len| {
+                    left -= len;
+                    if let Some((region, at)) = span.on_device(offset, len)
+                        && let Some(binding) = bindings.of(region, ifindex)
+                    {
+                        queue.seal();
+                        // The last part alone tells that all are done with: one socket's calls end in order.
+                        let ends = (left == 0).then_some(slot);
+                        queue.device(OnDevice { region: region.clone(), binding, at, len, ends });
+                        if ends.is_some() {
+                            handed = Handed::Lent;
+                        }
+                        return Ok(());
+                    }
+                    put(queue, span, offset, len)
+                })
+                .map(|()| handed)
+        } else if frame.len as usize > COPY_MAX && !self.sends.must_copy(index) {
+            queue.seal();
+            self.sends
+                .iovs(index, offset, frame.len, |iov| queue.memory(iov))
+                .map(|()| Handed::Over)
+                .ok_or(crate::mem::AccessError::NoKey)
+        } else {
+            self.sends.copy_out(index, offset, frame.len, queue.stage()).map(|()| Handed::Over)
+        };
+        match put {
+            Ok(handed) => {
+                queue.seal();
+                Ok(handed)
+            }
+            Err(_) => {
+                self.batch.control.unwind(mark);
+                self.batch.lane.unwind(lane_mark);
+                Err(SourceGone)
+            }
+        }
+    }
+
+    /// A frame of the answer to a READ of `memory`.
+    fn response(&mut self, frame: &Frame, memory: &Span, offset: u32) -> Result<Handed, SourceGone> {
+        let (offset, len) = (offset as usize, frame.len as usize);
+        let mark = self.batch.control.mark();
+        self.batch.control.header(frame);
+        self.batch.control.seal();
+        if len > COPY_MAX
+            && let Some(region) = memory.region()
+        {
+            self.batch.borrow(region);
+        }
+        let queue = if frame.lane == LANE { &mut self.batch.lane } else { &mut self.batch.control };
+        if let Some((region, at)) = memory.on_device(offset, len)
+            && let Some(binding) = self.bindings.of(region, self.ifindex)
+        {
+            queue.device(OnDevice { region: region.clone(), binding, at, len, ends: None });
+            return Ok(Handed::Over);
+        }
+        if put(queue, memory, offset, len).is_err() {
+            self.batch.control.unwind(mark);
+            return Err(SourceGone);
+        }
+        queue.seal();
+        Ok(Handed::Over)
+    }
+}
+
+/// Appends payload in host memory: by reference if it is large and may be read there, else copied.
+fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<(), crate::mem::AccessError> {
+    match span.iov(offset, len) {
+        Some(iov) if len > COPY_MAX => {
+            queue.seal();
+            queue.memory(iov);
+            Ok(())
+        }
+        _ => span.copy_out(offset, len, queue.stage()),
+    }
+}
+
 /// Takes nothing: there is no stream.
 pub(super) struct Nowhere;
 
 impl Transmit for Nowhere {
-    fn frame(&mut self, _: &Frame, _: Source) -> Result<(), SourceGone> {
+    fn frame(&mut self, _: &Frame, _: Source) -> Result<Handed, SourceGone> {
         Err(SourceGone)
     }
 

@@ -1,13 +1,18 @@
-//! What goes out in one system call: headers and small payloads copied into one stage, large payloads by reference.
+//! What goes out together: headers and small payloads copied into a stage, large payloads by reference, those of device
+//! memory without passing through the host.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dmverbs_proto::{Frame, MAX_HEADER_LEN};
 use parking_lot::Mutex;
 
-use super::Stream;
+use super::notices::Notices;
+use super::stream::Wait;
+use super::tx::Binding;
 use crate::mem::Region;
+use crate::sys::devmem;
 use crate::sys::socket::{self, Iov, Part};
 
 /// Payload up to this size is copied behind its header: cheaper than another element of the I/O vector.
@@ -19,32 +24,72 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Elements of an I/O vector that the kernel takes (UIO_MAXIOV), less what one more frame may add.
 const SEGMENTS: usize = 1024 - 64;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Segment {
     Stage { from: usize, to: usize },
     Memory(Iov),
+    Device(OnDevice),
 }
 
-/// Frames on their way into the socket.
+/// Payload in device memory that is bound for sending.
+#[derive(Clone, Debug)]
+pub(crate) struct OnDevice {
+    pub(crate) region: Arc<Region>,
+    pub(crate) binding: Arc<Binding>,
+    /// Where in the dma-buf.
+    pub(crate) at: u64,
+    pub(crate) len: usize,
+    /// The request whose payload this is the last part of.
+    pub(crate) ends: Option<u32>,
+}
+
+/// Bytes on their way into one stream.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct Queue {
     stage: Vec<u8>,
     segments: Vec<Segment>,
-    /// Registered memory that the peer named; it must still be live when its bytes go out.
-    borrowed: Vec<Arc<Region>>,
     bytes: usize,
-    /// Room for the vector of one system call.
-    iovs: Vec<Iov>,
     /// Segments wholly sent, and bytes sent of the next one.
     done: usize,
     skip: usize,
+}
+
+/// How full a queue was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    stage: usize,
+    segments: usize,
+    bytes: usize,
+    /// Where the last segment ended, if it is of the stage.
+    to: usize,
+}
+
+/// Where a queue is sent: a socket, and the calls whose memory it still reads.
+pub(crate) struct Outlet<'a> {
+    pub(crate) socket: BorrowedFd<'a>,
+    pub(crate) notices: &'a mut Notices,
+    /// What the rest of the queue waits for.
+    pub(crate) wait: Wait,
+}
+
+/// Frames on their way into the sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Headers, and payload in-band.
+    pub(crate) control: Queue,
+    /// Payload for the lane.
+    pub(crate) lane: Queue,
+    /// Registered memory that the peer named; it must still be live when its bytes go out.
+    borrowed: Vec<Arc<Region>>,
+    /// Room for the vector of one system call.
+    iovs: Vec<Iov>,
 }
 
 /// How far a batch got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Flushed {
     All,
-    /// The socket takes no more now.
+    /// A socket takes no more now.
     Blocked,
     /// Memory that a frame announced has been deregistered; the stream cannot go on.
     Revoked,
@@ -52,28 +97,58 @@ pub(crate) enum Flushed {
 
 impl Batch {
     pub(crate) fn has_room(&self) -> bool {
-        self.bytes < BATCH_BYTES
-            && self.segments.len() < SEGMENTS
-            && self.stage.len() + MAX_HEADER_LEN + COPY_MAX <= STAGE
+        self.control.bytes + self.lane.bytes < BATCH_BYTES
+            && self.control.segments.len().max(self.lane.segments.len()) < SEGMENTS
+            && self.control.stage.len() + MAX_HEADER_LEN + COPY_MAX <= STAGE
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.control.bytes == 0
     }
 
-    /// The stage, to append copied payload to right after [`Batch::header`].
-    pub(crate) fn stage(&mut self) -> &mut Vec<u8> {
-        &mut self.stage
+    /// Notes that `region`, which the peer named, is read when the batch goes out.
+    pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
+        if !self.borrowed.last().is_some_and(|last| Arc::ptr_eq(last, region)) {
+            self.borrowed.push(region.clone());
+        }
     }
 
-    /// Where the stage ends now.
-    pub(crate) fn mark(&self) -> usize {
-        self.stage.len()
+    /// Sends as much as the sockets take: the receiver may wait for either stream before it reads on in the other.
+    pub(crate) fn flush(&mut self, control: &mut Outlet<'_>, lane: Option<&mut Outlet<'_>>) -> io::Result<Flushed> {
+        if !self.borrowed.iter().all(|region| region.is_live()) {
+            return Ok(Flushed::Revoked);
+        }
+        let mut all = self.control.flush(control, &mut self.iovs)?;
+        if !self.lane.is_sent() {
+            all &= self.lane.flush(lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
+        }
+        Ok(if all { Flushed::All } else { Flushed::Blocked })
     }
 
-    /// Takes back what was appended to the stage since `mark`, and not sealed.
-    pub(crate) fn unwind(&mut self, mark: usize) {
-        self.stage.truncate(mark);
+    /// Empties it for reuse.
+    pub(crate) fn clear(&mut self) {
+        self.control.clear();
+        self.lane.clear();
+        self.borrowed.clear();
+    }
+}
+
+impl Queue {
+    /// Where the queue ends now; all that was appended before has been sealed.
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        let to = self.sealed();
+        Mark { stage: self.stage.len(), segments: self.segments.len(), bytes: self.bytes, to }
+    }
+
+    /// Takes back what was appended since `mark`.
+    pub(crate) fn unwind(&mut self, mark: Mark) {
+        self.stage.truncate(mark.stage);
+        self.segments.truncate(mark.segments);
+        self.bytes = mark.bytes;
+        if let Some(Segment::Stage { to, .. }) = self.segments.last_mut() {
+            *to = mark.to;
+        }
     }
 
     /// Appends a frame's header.
@@ -84,6 +159,11 @@ impl Batch {
         }
         let (bytes, len) = frame.encode();
         self.stage.extend_from_slice(&bytes[..len]);
+    }
+
+    /// The stage, to append copied payload to; [`Queue::seal`] comes behind that.
+    pub(crate) fn stage(&mut self) -> &mut Vec<u8> {
+        &mut self.stage
     }
 
     /// Closes what was appended to the stage since the last call into a segment.
@@ -98,8 +178,10 @@ impl Batch {
             }
             _ => self.sealed(),
         };
-        self.bytes += to - from;
-        self.segments.push(Segment::Stage { from, to });
+        if to > from {
+            self.bytes += to - from;
+            self.segments.push(Segment::Stage { from, to });
+        }
     }
 
     fn sealed(&self) -> usize {
@@ -108,7 +190,7 @@ impl Batch {
             .rev()
             .find_map(|s| match s {
                 Segment::Stage { to, .. } => Some(*to),
-                Segment::Memory(_) => None,
+                Segment::Memory(_) | Segment::Device(_) => None,
             })
             .unwrap_or(0)
     }
@@ -119,39 +201,88 @@ impl Batch {
         self.segments.push(Segment::Memory(iov));
     }
 
-    /// Notes that `region`, which the peer named, is read when the batch goes out.
-    pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
-        if !self.borrowed.last().is_some_and(|last| Arc::ptr_eq(last, region)) {
-            self.borrowed.push(region.clone());
+    /// Appends payload of a device.
+    pub(crate) fn device(&mut self, payload: OnDevice) {
+        self.bytes += payload.len;
+        self.segments.push(Segment::Device(payload));
+    }
+
+    fn is_sent(&self) -> bool {
+        self.done == self.segments.len()
+    }
+
+    /// Sends as much as the socket takes; true if that is all.
+    fn flush(&mut self, outlet: &mut Outlet<'_>, iovs: &mut Vec<Iov>) -> io::Result<bool> {
+        outlet.wait = Wait::Nothing;
+        while let Some(segment) = self.segments.get(self.done) {
+            let wait = match segment {
+                Segment::Device(payload) => {
+                    let payload = payload.clone();
+                    self.send_device(&payload, outlet)
+                }
+                _ => self.send_host(outlet.socket, iovs),
+            };
+            match wait {
+                Ok(Wait::Nothing) => continue,
+                Ok(wait) => outlet.wait = wait,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => outlet.wait = Wait::Room,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            }
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Sends what lies in host memory up to the next payload of a device.
+    fn send_host(&mut self, socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>) -> io::Result<Wait> {
+        let (stage, skip) = (&self.stage, self.skip);
+        let parts = self.segments[self.done..].iter().enumerate().map_while(|(i, segment)| {
+            let skip = if i == 0 { skip } else { 0 };
+            match *segment {
+                Segment::Stage { from, to } => Some(Part::Bytes(&stage[from + skip..to])),
+                Segment::Memory(iov) => Some(Part::Memory(iov.skip(skip))),
+                Segment::Device(_) => None,
+            }
+        });
+        let (n, all) = socket::send_vectored(socket, iovs, parts)?;
+        self.advance(n);
+        Ok(if n == all { Wait::Nothing } else { Wait::Room })
+    }
+
+    /// Sends payload of a device, or what is left of it.
+    fn send_device(&mut self, payload: &OnDevice, outlet: &mut Outlet<'_>) -> io::Result<Wait> {
+        let (at, left) = (payload.at + self.skip as u64, payload.len - self.skip);
+        match devmem::send(outlet.socket, payload.binding.id(), at, left) {
+            Ok(n) => {
+                outlet.notices.called();
+                self.advance(n);
+                if n < left {
+                    return Ok(Wait::Room);
+                }
+                payload.ends.into_iter().for_each(|slot| outlet.notices.lend(slot));
+                Ok(Wait::Nothing)
+            }
+            // Notices will come, and with them room for more.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.is_waiting() => Ok(Wait::Notices),
+            Err(e) if is_refusal(&e) => {
+                payload.binding.refused(&e);
+                self.rescue(payload)?;
+                payload.ends.into_iter().for_each(|slot| outlet.notices.lend(slot));
+                Ok(Wait::Nothing)
+            }
+            Err(e) => Err(e),
         }
     }
 
-    /// Sends as much as the socket takes.
-    pub(crate) fn flush(&mut self, stream: &Stream) -> io::Result<Flushed> {
-        while self.done < self.segments.len() {
-            if !self.borrowed.iter().all(|region| region.is_live()) {
-                return Ok(Flushed::Revoked);
-            }
-            let (stage, skip) = (&self.stage, self.skip);
-            let parts = self.segments[self.done..].iter().enumerate().map(|(i, segment)| {
-                let skip = if i == 0 { skip } else { 0 };
-                match *segment {
-                    Segment::Stage { from, to } => Part::Bytes(&stage[from + skip..to]),
-                    Segment::Memory(iov) => Part::Memory(iov.skip(skip)),
-                }
-            });
-            let (n, all) = match socket::send_vectored(stream.tx(), &mut self.iovs, parts) {
-                Ok(sent) => sent,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            self.advance(n);
-            if n < all {
-                return Ok(Flushed::Blocked);
-            }
-        }
-        Ok(Flushed::All)
+    /// The kernel does not take the next segment from the device: the host sends it.
+    fn rescue(&mut self, payload: &OnDevice) -> io::Result<()> {
+        let device = payload.region.device().ok_or(io::ErrorKind::NotConnected)?;
+        let (from, at) = (self.stage.len(), payload.at + self.skip as u64);
+        device.read(at, payload.len - self.skip, &mut self.stage)?;
+        self.segments[self.done] = Segment::Stage { from, to: self.stage.len() };
+        self.skip = 0;
+        Ok(())
     }
 
     fn advance(&mut self, n: usize) {
@@ -160,6 +291,7 @@ impl Batch {
             let len = match segment {
                 Segment::Stage { from, to } => to - from,
                 Segment::Memory(iov) => iov.len(),
+                Segment::Device(payload) => payload.len,
             };
             if left < len {
                 break;
@@ -170,13 +302,16 @@ impl Batch {
         self.skip = left;
     }
 
-    /// Empties it for reuse.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.stage.clear();
         self.segments.clear();
-        self.borrowed.clear();
         (self.bytes, self.done, self.skip) = (0, 0, 0);
     }
+}
+
+/// Whether the kernel will never take this payload from the device on this socket.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP | libc::EFAULT | libc::ENOBUFS))
 }
 
 /// Batches not in use: a QP holds one only while bytes are on their way, so that idle QPs cost little memory.

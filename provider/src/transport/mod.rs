@@ -1,7 +1,14 @@
-//! Byte streams between QPs: TCP sockets, or a socket pair where both ends live in this process.
+//! Byte streams between QPs: TCP sockets, or a socket pair where both ends live in this process; and what they need of
+//! NICs to carry the memory of devices.
 
 mod batch;
+mod notices;
+mod rx;
 mod stream;
+mod tx;
 
-pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed};
-pub(crate) use stream::Stream;
+pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed, OnDevice, Outlet, Queue};
+pub(crate) use notices::Notices;
+pub(crate) use rx::Receiver;
+pub(crate) use stream::{Stream, Wait};
+pub(crate) use tx::Bindings;

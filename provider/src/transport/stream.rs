@@ -12,20 +12,31 @@ use crate::sys::socket::{self, Socket};
 pub(crate) struct Stream {
     rx: Socket,
     tx: Option<Socket>,
+    wait: Wait,
+    /// What arrives is not to be reported.
+    deaf: bool,
+}
+
+/// What a sender waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wait {
+    Nothing,
     /// The socket takes no more bytes; epoll tells when it does.
-    blocked: bool,
+    Room,
+    /// The kernel takes no more of a device's memory before it has told of what it has done with.
+    Notices,
 }
 
 impl Stream {
     /// A stream over one socket.
     pub(crate) fn duplex(socket: Socket) -> Stream {
-        Stream { rx: socket, tx: None, blocked: false }
+        Stream { rx: socket, tx: None, wait: Wait::Nothing, deaf: false }
     }
 
     /// A stream to oneself.
     pub(crate) fn to_self() -> io::Result<Stream> {
         let (rx, tx) = socket::pair()?;
-        Ok(Stream { rx, tx: Some(tx), blocked: false })
+        Ok(Stream { rx, tx: Some(tx), wait: Wait::Nothing, deaf: false })
     }
 
     pub(crate) fn rx(&self) -> BorrowedFd<'_> {
@@ -54,20 +65,44 @@ impl Stream {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked
+        self.wait != Wait::Nothing
     }
 
-    /// Asks `epoll` to report when the socket takes bytes again, or no longer to.
-    pub(crate) fn set_blocked(&mut self, blocked: bool, epoll: &Epoll, token: u64) -> io::Result<()> {
-        if self.blocked == blocked {
+    pub(crate) fn waits_for(&self, wait: Wait) -> bool {
+        self.wait == wait
+    }
+
+    /// Asks `epoll` to report when the socket takes bytes again, or no longer to. Notices are reported always, as errors.
+    pub(crate) fn set_wait(&mut self, wait: Wait, epoll: &Epoll, token: u64) -> io::Result<()> {
+        if self.wait == wait {
             return Ok(());
         }
-        self.blocked = blocked;
-        let (idle, waiting) = match self.tx {
-            None => (Interest::READ, Interest::READ_WRITE),
-            Some(_) => (Interest::NONE, Interest::WRITE),
-        };
-        epoll.modify(self.tx(), token, if blocked { waiting } else { idle })
+        self.wait = wait;
+        self.ask(epoll, token)
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// Asks `epoll` not to report what arrives, or to do so again.
+    pub(crate) fn set_deaf(&mut self, deaf: bool, epoll: &Epoll, token: u64) -> io::Result<()> {
+        if self.deaf == deaf {
+            return Ok(());
+        }
+        self.deaf = deaf;
+        self.ask(epoll, token)
+    }
+
+    fn ask(&self, epoll: &Epoll, token: u64) -> io::Result<()> {
+        let (read, write) = (!self.deaf, self.wait == Wait::Room);
+        match &self.tx {
+            None => epoll.modify(self.rx(), token, Interest::of(read, write)),
+            Some(tx) => {
+                epoll.modify(self.rx(), token, Interest::of(read, false))?;
+                epoll.modify(tx.as_fd(), token, Interest::of(false, write))
+            }
+        }
     }
 
     /// Nothing more will be sent.

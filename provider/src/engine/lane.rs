@@ -1,0 +1,475 @@
+//! Lanes (WIRE §8): streams of bare payload, which the receiver has had steered into the memory of a device.
+//!
+//! Whoever would have payload on a lane offers a port; the sender connects to it, and sends there what the receiver
+//! then looks at: only if it came in the device's memory may the lane be used. Until then, and whenever a lane cannot
+//! be had, payload comes in-band.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use dmverbs_proto::{Frame, Note, Op, PROBE_LEN, Tick, probe};
+use parking_lot::Mutex;
+
+use super::conn::{Conn, Inner, Link};
+use super::receive::Received;
+use super::{LANE_IN, LANE_LISTENER, LANE_OUT, Progress};
+use crate::mem::{Device, Kind, Region};
+use crate::sys::devmem::{self, Landing, Piece, Tokens};
+use crate::sys::epoll::{Event, Interest};
+use crate::sys::socket::{self, Socket};
+use crate::sys::{random, time};
+use crate::transport::{Notices, Receiver, Stream, Wait};
+
+/// A lane to the peer.
+#[derive(Debug)]
+pub(super) struct LaneOut {
+    pub(super) stream: Stream,
+    pub(super) notices: Notices,
+    state: Out,
+    challenge: u64,
+    /// What the peer would have here: keys of its regions, 0 for its receives.
+    keys: HashSet<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Out {
+    Connecting,
+    /// The peer looks at what came.
+    Tried,
+    Ready,
+}
+
+/// A lane from the peer.
+#[derive(Debug)]
+pub(super) struct LaneIn {
+    receiver: Arc<Receiver>,
+    challenge: u64,
+    /// What the peer has been told of.
+    keys: HashSet<u32>,
+    stream: Option<Socket>,
+    state: In,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum In {
+    Offered,
+    /// So many bytes of the probe have come.
+    Tried(usize),
+    Ready,
+}
+
+/// Keys that a peer may have us remember; payload for others comes in-band.
+const KEYS: usize = 4096;
+/// Connections to a lane's port of which nobody has told us yet: so many, and so long.
+const STRANGERS: usize = 1024;
+const STRANGER_TIME: Tick = 5_000_000_000;
+
+/// The queues that are ours, and who meets whom at their ports.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes(Mutex<Meeting>);
+
+#[derive(Debug, Default)]
+struct Meeting {
+    receivers: Vec<Arc<Receiver>>,
+    strangers: Vec<(Tick, SocketAddr, Socket)>,
+    expected: Vec<(SocketAddr, Arc<Conn>)>,
+}
+
+impl Lanes {
+    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had.
+    pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
+        let mut meeting = self.0.lock();
+        if meeting.receivers.iter().any(|receiver| receiver.serves(ifindex, device.kind())) {
+            return;
+        }
+        let receiver = match Receiver::open(ifindex, device, progress.registry.ports()) {
+            Ok(receiver) => receiver,
+            Err(why) => {
+                tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");
+                return;
+            }
+        };
+        let token = LANE_LISTENER | meeting.receivers.len() as u64;
+        if let Err(e) = progress.epoll.add(receiver.listener(), token, Interest::READ) {
+            tracing::warn!(error = %e, "nobody would be heard at the port of a lane");
+            return;
+        }
+        tracing::info!(ifindex, port = receiver.port(), kind = ?device.kind(), "a queue receives into device memory");
+        meeting.receivers.push(Arc::new(receiver));
+    }
+
+    fn find(&self, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
+        self.0.lock().receivers.iter().find(|receiver| receiver.serves(ifindex, kind)).cloned()
+    }
+
+    /// Gives the queues back.
+    pub(super) fn close(&self) {
+        self.0.lock().receivers.clear();
+    }
+
+    /// Somebody has connected to a lane's port.
+    pub(super) fn accept(&self, index: u64) {
+        let Some(receiver) = self.0.lock().receivers.get(index as usize).cloned() else { return };
+        loop {
+            match socket::accept(receiver.listener()) {
+                Ok(Some((socket, from))) => self.came(socket, from),
+                Ok(None) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept a lane");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn came(&self, socket: Socket, from: SocketAddr) {
+        let mut meeting = self.0.lock();
+        if let Some(i) = meeting.expected.iter().position(|(address, _)| *address == from) {
+            let (_, conn) = meeting.expected.swap_remove(i);
+            drop(meeting);
+            conn.take_lane(&mut conn.lock(), socket);
+            return;
+        }
+        let now = time::now();
+        meeting.strangers.retain(|(until, ..)| *until > now);
+        if meeting.strangers.len() < STRANGERS {
+            meeting.strangers.push((now + STRANGER_TIME, from, socket));
+        } else {
+            tracing::warn!(%from, "too many connections to the port of a lane: closing the newest");
+        }
+    }
+
+    /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
+    fn meet(&self, conn: &Arc<Conn>, from: SocketAddr) -> Option<Socket> {
+        let mut meeting = self.0.lock();
+        if let Some(i) = meeting.strangers.iter().position(|(_, address, _)| *address == from) {
+            return Some(meeting.strangers.swap_remove(i).2);
+        }
+        meeting.expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+        meeting.expected.push((from, conn.clone()));
+        None
+    }
+
+    pub(super) fn forget(&self, conn: &Arc<Conn>) {
+        self.0.lock().expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+    }
+}
+
+impl LaneOut {
+    /// Whether the peer would have this frame's payload here, and can.
+    pub(super) fn takes(&self, frame: &Frame) -> bool {
+        let key = match frame.op {
+            Op::Write => frame.rkey,
+            Op::Send => 0,
+            _ => return false,
+        };
+        self.is_ready() && self.keys.contains(&key)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == Out::Ready
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_ready() && self.stream.is_blocked()
+    }
+}
+
+impl LaneIn {
+    /// Whether the peer may be asked for payload here.
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == In::Ready
+    }
+}
+
+impl Conn {
+    /// Payload for a device has come, or will come, in-band: the peer hears that there is a better way.
+    pub(super) fn want_lane(&self, inner: &mut Inner, device: Kind, key: u32) {
+        let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+        if link.lane_in.is_none() {
+            let Some(receiver) = self.progress.lanes.find(peer.ifindex, device) else { return };
+            let mut challenge = [0; 8];
+            if random::fill(&mut challenge).is_err() {
+                return;
+            }
+            let challenge = u64::from_le_bytes(challenge);
+            let lane = LaneIn { receiver, challenge, keys: HashSet::new(), stream: None, state: In::Offered };
+            link.lane_in = Some(lane);
+        }
+        let Some(lane) = &mut link.lane_in else { return };
+        if lane.receiver.serves(peer.ifindex, device) && lane.keys.len() < KEYS && lane.keys.insert(key) {
+            let port = lane.receiver.port();
+            inner.engine.say(Note::Offer { port, rkey: key, challenge: lane.challenge });
+        }
+    }
+
+    /// The peer's driver has said something.
+    pub(super) fn on_note(self: &Arc<Self>, inner: &mut Inner, note: Note) {
+        match note {
+            Note::Offer { port, rkey, challenge } => {
+                if let Err(e) = self.on_offer(inner, port, rkey, challenge) {
+                    tracing::info!(qpn = self.qpn, error = %e, "no lane to the peer");
+                }
+            }
+            Note::Open { from } => {
+                let Some(peer) = inner.peer else { return };
+                if inner.link.as_ref().is_none_or(|link| link.lane_in.is_none()) {
+                    return;
+                }
+                let from = SocketAddr::new(peer.remote_gid.ip(), from);
+                if let Some(socket) = self.progress.lanes.meet(self, from) {
+                    self.take_lane(inner, socket);
+                }
+            }
+            Note::Ready => {
+                if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_out.as_mut())
+                    && lane.state == Out::Tried
+                {
+                    tracing::debug!(qpn = self.qpn, "a lane to the peer");
+                    lane.state = Out::Ready;
+                }
+            }
+        }
+    }
+
+    fn on_offer(&self, inner: &mut Inner, port: u16, rkey: u32, challenge: u64) -> io::Result<()> {
+        let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return Ok(()) };
+        if link.lane_out.is_none() {
+            let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()))?;
+            socket::keep_alive(socket.as_fd())?;
+            devmem::enable_zerocopy(socket.as_fd())?;
+            let mut stream = Stream::duplex(socket);
+            stream.register(self.progress.epoll(), self.lane_token(LANE_OUT))?;
+            stream.set_wait(Wait::Room, self.progress.epoll(), self.lane_token(LANE_OUT))?;
+            link.lane_out = Some(LaneOut {
+                stream,
+                notices: Notices::default(),
+                state: Out::Connecting,
+                challenge,
+                keys: HashSet::new(),
+            });
+        }
+        if let Some(lane) = &mut link.lane_out
+            && lane.keys.len() < KEYS
+        {
+            lane.keys.insert(rkey);
+        }
+        Ok(())
+    }
+
+    /// The connection has ended, and with it its lanes.
+    pub(super) fn lose_lanes(self: &Arc<Self>, link: &Link) {
+        if let Some(lane) = &link.lane_out {
+            lane.stream.deregister(self.progress.epoll());
+        }
+        if link.lane_in.is_some() {
+            self.progress.lanes.forget(self);
+        }
+        if let Some(socket) = link.lane_socket() {
+            let _ = self.progress.epoll().delete(socket);
+        }
+    }
+
+    fn lane_token(&self, kind: u64) -> u64 {
+        kind | self.token()
+    }
+
+    /// Something happened on the lane to the peer.
+    pub(super) fn on_lane_out(self: &Arc<Self>, inner: &mut Inner, event: &Event) {
+        let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_out.as_mut()) else { return };
+        if lane.state != Out::Connecting {
+            self.take_notices(inner);
+            if event.is_writable() {
+                inner.engine.on_moved();
+                self.flush(inner);
+            }
+            return;
+        }
+        match self.connected(lane) {
+            Ok(None) => {}
+            Ok(Some(from)) => {
+                inner.engine.say(Note::Open { from });
+                self.flush(inner);
+            }
+            Err(e) => {
+                tracing::info!(qpn = self.qpn, error = %e, "no lane to the peer");
+                if let Some(link) = &mut inner.link {
+                    link.lane_out = None;
+                }
+            }
+        }
+    }
+
+    /// Sends the probe once the lane is connected; gives the port that it comes from.
+    fn connected(&self, lane: &mut LaneOut) -> io::Result<Option<u16>> {
+        let socket = lane.stream.tx();
+        if !socket::finish_connect(socket)? {
+            return Ok(None);
+        }
+        // The socket is fresh: the probe fits its buffer, or the socket is of no use.
+        if socket::send(socket, &probe(lane.challenge))? != PROBE_LEN {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let from = socket::local_address(socket)?.port();
+        lane.stream.set_wait(Wait::Nothing, self.progress.epoll(), self.lane_token(LANE_OUT))?;
+        lane.state = Out::Tried;
+        Ok(Some(from))
+    }
+
+    /// The peer's connection to the port that it was offered.
+    fn take_lane(self: &Arc<Self>, inner: &mut Inner, socket: Socket) {
+        let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return };
+        if lane.stream.is_some() {
+            return;
+        }
+        let ready = socket::keep_alive(socket.as_fd())
+            .and_then(|()| self.progress.epoll().add(socket.as_fd(), self.lane_token(LANE_IN), Interest::READ));
+        if let Err(e) = ready {
+            tracing::warn!(qpn = self.qpn, error = %e, "a lane cannot be waited for");
+            return;
+        }
+        (lane.stream, lane.state) = (Some(socket), In::Tried(0));
+    }
+
+    /// Looks at what a lane begins with; true if something came.
+    pub(super) fn try_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> bool {
+        let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return false };
+        let (Some(socket), In::Tried(have)) = (&lane.stream, lane.state) else { return false };
+        match lane.prove(socket.as_fd(), have, landing) {
+            Ok(n) => {
+                lane.state = if have + n < PROBE_LEN { In::Tried(have + n) } else { In::Ready };
+                if lane.state == In::Ready {
+                    tracing::debug!(qpn = self.qpn, "a lane from the peer, into device memory");
+                    inner.engine.say(Note::Ready);
+                }
+                true
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) => {
+                tracing::warn!(qpn = self.qpn, error = %e, "a lane is of no use");
+                (lane.stream, lane.state) = (None, In::Offered);
+                true
+            }
+        }
+    }
+
+    /// Reads once what the lane brings of the current frame's payload, and puts it into its place.
+    pub(super) fn receive_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> io::Result<Received> {
+        let Some(link) = &mut inner.link else { return Ok(Received::Nothing) };
+        let (left, lane) = (link.inbox.awaited(), link.lane_in.as_ref());
+        let Some((receiver, socket)) = lane.and_then(|lane| Some((lane.receiver.clone(), lane.stream.as_ref()?)))
+        else {
+            return Ok(Received::End);
+        };
+        let n = match devmem::recv(socket.as_fd(), landing, left) {
+            Ok(0) => return Ok(Received::End),
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                // What waits in the control stream cannot be looked at, and is not to wake anybody.
+                link.stream.set_deaf(true, self.progress.epoll(), self.token())?;
+                return Ok(Received::Nothing);
+            }
+            Err(e) => return Err(e),
+        };
+        link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
+        inner.engine.on_moved();
+        let placed = self.place_pieces(inner, receiver.memory().0, landing);
+        // Whatever has become of them: the memory goes back to the queue.
+        if let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) {
+            give_back(socket, &landing.pieces)?;
+        }
+        if placed {
+            self.advance(inner, n);
+        }
+        Ok(Received::Some { drained: n < left.min(landing.bytes().len()) })
+    }
+
+    /// Takes the news of memory that the kernel has done with.
+    pub(super) fn take_notices(self: &Arc<Self>, inner: &mut Inner) {
+        let Inner { engine, link, .. } = inner;
+        let Some(link) = link else { return };
+        let mut resumes = false;
+        let mut released = false;
+        let mut release = |slot| {
+            released = true;
+            engine.release(slot);
+        };
+        let lane = link.lane_out.as_mut().map(|lane| (&lane.stream, &mut lane.notices));
+        for (stream, notices) in [Some((&link.stream, &mut link.notices)), lane].into_iter().flatten() {
+            if !notices.is_waiting() {
+                continue;
+            }
+            if let Err(e) = notices.take(stream.tx(), &mut release) {
+                tracing::debug!(error = %e, "a socket tells of no more notices");
+            }
+            resumes |= stream.waits_for(Wait::Notices);
+        }
+        if resumes {
+            self.flush(inner);
+        } else if released {
+            self.settle(inner);
+        }
+    }
+}
+
+impl LaneIn {
+    /// Reads more of the probe, of which `have` bytes have come.
+    fn prove(&self, socket: BorrowedFd<'_>, have: usize, landing: &mut Landing) -> io::Result<usize> {
+        let n = devmem::recv(socket, landing, PROBE_LEN - have)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (memory, binding) = self.receiver.memory();
+        let mut bytes = Vec::with_capacity(n);
+        for piece in &landing.pieces {
+            match *piece {
+                Piece::Device { at, len, dmabuf, .. } if dmabuf == binding => {
+                    memory.read(at, len as usize, &mut bytes)?;
+                }
+                _ => return Err(io::Error::other("it does not arrive in the memory of the device")),
+            }
+        }
+        give_back(socket, &landing.pieces)?;
+        if bytes != probe(self.challenge)[have..have + n] {
+            return Err(io::Error::other("other bytes arrive than were sent"));
+        }
+        Ok(n)
+    }
+}
+
+impl Link {
+    fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.lane_in.as_ref()?.stream.as_ref().map(Socket::as_fd)
+    }
+}
+
+/// Gives the memory of pieces back to the queue, which the NIC waits for.
+fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<()> {
+    /// Of one call; net/core/sock.c.
+    const RUNS: usize = 128;
+    const TOKENS: u32 = 1024;
+    let mut runs: Vec<Tokens> = Vec::new();
+    let mut count = 0;
+    for piece in pieces {
+        let Piece::Device { token, .. } = *piece else { continue };
+        match runs.last_mut() {
+            Some(run) if run.first.wrapping_add(run.count) == token => run.count += 1,
+            _ => runs.push(Tokens { first: token, count: 1 }),
+        }
+        count += 1;
+        if count == TOKENS || runs.len() == RUNS {
+            devmem::give_back(socket, &runs)?;
+            runs.clear();
+            count = 0;
+        }
+    }
+    if runs.is_empty() { Ok(()) } else { devmem::give_back(socket, &runs) }
+}
+
+/// The kind of memory of `region`, and the key under which peers know it, if it is a device's.
+pub(super) fn on_device(region: Option<&Arc<Region>>) -> Option<(Kind, u32)> {
+    region.and_then(|region| Some((region.device()?.kind(), region.key())))
+}

@@ -1,0 +1,61 @@
+//! dma-bufs from which an interface may send.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dmverbs_netdev::Netdev;
+use parking_lot::Mutex;
+
+use crate::mem::Region;
+
+/// A dma-buf that was bound for sending, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    id: u32,
+    /// The kernel has refused to send from it.
+    useless: AtomicBool,
+    _socket: Netdev,
+}
+
+impl Binding {
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The kernel has refused to send: the host will.
+    pub(crate) fn refused(&self, why: &io::Error) {
+        if !self.useless.swap(true, Ordering::Relaxed) {
+            tracing::warn!(binding = self.id, error = %why, "the kernel does not send from device memory");
+        }
+    }
+}
+
+/// The process's dma-bufs that are bound for sending: by key of their region and interface. `None` for those that cannot.
+#[derive(Debug, Default)]
+pub(crate) struct Bindings(Mutex<HashMap<(u32, u32), MaybeBinding>>);
+
+type MaybeBinding = Option<Arc<Binding>>;
+
+impl Bindings {
+    /// The binding of a region's dma-buf to an interface, made when it is first asked for.
+    pub(crate) fn of(&self, region: &Region, ifindex: u32) -> Option<Arc<Binding>> {
+        let device = region.device()?;
+        let mut bindings = self.0.lock();
+        let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
+            let bind = || {
+                let socket = Netdev::open()?;
+                let id = socket.bind_tx(ifindex, device.dmabuf())?;
+                Ok::<_, dmverbs_netdev::Error>(Binding { id, useless: AtomicBool::new(false), _socket: socket })
+            };
+            bind().inspect_err(|e| tracing::info!("the host sends what device memory holds: {e}")).ok().map(Arc::new)
+        });
+        binding.as_ref().filter(|binding| !binding.useless.load(Ordering::Relaxed)).cloned()
+    }
+
+    /// The region is gone.
+    pub(crate) fn forget(&self, key: u32) {
+        self.0.lock().retain(|(of, _), _| *of != key);
+    }
+}

@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * RC between two processes, from and to memory of a choice.
+ *
+ *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]
+ *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] HOST
+ *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] HOST
+ *
+ * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
+ * data, READ and SEND of sizes from 1 byte to 8 MiB at odd offsets; what arrives is compared by checksum, and so are
+ * the bytes before and behind it. "speed" measures one operation. The server serves one client, and ends with it.
+ */
+
+#include <errno.h>
+#include <infiniband/verbs.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "memory.h"
+
+#define SIZE	   (24UL << 20)	/* of the registered memory */
+#define QPS_MAX	   128
+#define DEPTH	   16
+#define MARGIN	   64		/* bytes that are looked at around what arrives */
+#define UNTOUCHED  0xee
+#define IOVA	   0x10000000UL
+
+enum operation { WRITE, WRITE_IMM, READ, SEND, OPERATIONS };
+
+static const char *const names[OPERATIONS] = { "WRITE", "WRITE_WITH_IMM", "READ", "SEND" };
+
+/* What the client has the server do. */
+enum { FILL, CLEAR, RECEIVE, AWAIT, SUM, END };
+
+struct command {
+	uint32_t what, qp, seed, pad;
+	uint64_t at, len;
+};
+
+struct peer {
+	union ibv_gid gid;
+	uint32_t rkey, qps;
+	uint32_t qpn[QPS_MAX];
+};
+
+static const char *device, *kind = "host", *port = "18600";
+static int gid_index;
+static unsigned int qps = 1;
+static struct memory memory;
+static struct ibv_context *context;
+static struct ibv_pd *pd;
+static struct ibv_mr *mr;
+static struct ibv_cq *cq;
+static struct ibv_qp *qp[QPS_MAX];
+static struct peer theirs;
+
+static void complain(const char *what, const char *why)
+{
+	fprintf(stderr, "devverbs: %s: %s\n", what, why);
+	exit(1);
+}
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static void put(int fd, const void *from, size_t len)
+{
+	if (send(fd, from, len, MSG_NOSIGNAL) != (ssize_t)len)
+		die("send");
+}
+
+static void get(int fd, void *to, size_t len)
+{
+	ssize_t n = recv(fd, to, len, MSG_WAITALL);
+
+	if (n < 0)
+		die("recv");
+	if (n != (ssize_t)len)
+		complain("recv", "the other side has ended");
+}
+
+static struct ibv_context *open_device(void)
+{
+	struct ibv_device **list = ibv_get_device_list(NULL), **entry;
+	struct ibv_context *opened = NULL;
+
+	for (entry = list; entry && *entry; entry++)
+		if (!strcmp(ibv_get_device_name(*entry), device))
+			opened = ibv_open_device(*entry);
+	if (list)
+		ibv_free_device_list(list);
+	if (!opened)
+		complain(device, "cannot be opened");
+	return opened;
+}
+
+static void prepare(void)
+{
+	int rights = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+
+	memory_make(&memory, kind, SIZE);
+	context = open_device();
+	pd = ibv_alloc_pd(context);
+	cq = pd ? ibv_create_cq(context, QPS_MAX * DEPTH * 2, NULL, NULL, 0) : NULL;
+	if (!cq)
+		die("ibv_create_cq");
+	if (memory.dmabuf >= 0)
+		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, IOVA, memory.dmabuf, rights);
+	else
+		mr = ibv_reg_mr_iova(pd, memory.va, SIZE, IOVA, rights);
+	if (!mr)
+		die("the memory cannot be registered");
+}
+
+/* Both sides make as many QPs as the client says, and tell each other of them. */
+static void connect_qps(int fd)
+{
+	struct ibv_qp_init_attr init = {
+		.send_cq = cq, .recv_cq = cq, .qp_type = IBV_QPT_RC,
+		.cap = { .max_send_wr = DEPTH, .max_recv_wr = DEPTH, .max_send_sge = 1, .max_recv_sge = 1 },
+	};
+	struct ibv_qp_attr attr;
+	struct peer ours = { .rkey = mr->rkey, .qps = qps };
+	unsigned int i;
+
+	if (ibv_query_gid(context, 1, gid_index, &ours.gid))
+		die("ibv_query_gid");
+	for (i = 0; i < qps; i++) {
+		qp[i] = ibv_create_qp(pd, &init);
+		if (!qp[i])
+			die("ibv_create_qp");
+		ours.qpn[i] = qp[i]->qp_num;
+	}
+	put(fd, &ours, sizeof(ours));
+	get(fd, &theirs, sizeof(theirs));
+	for (i = 0; i < qps; i++) {
+		attr = (struct ibv_qp_attr){
+			.qp_state = IBV_QPS_INIT, .port_num = 1,
+			.qp_access_flags = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ,
+		};
+		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS))
+			die("INIT");
+		attr = (struct ibv_qp_attr){
+			.qp_state = IBV_QPS_RTR, .path_mtu = IBV_MTU_1024, .dest_qp_num = theirs.qpn[i],
+			.max_dest_rd_atomic = 4, .min_rnr_timer = 12,
+			.ah_attr = { .is_global = 1, .port_num = 1,
+				     .grh = { .dgid = theirs.gid, .sgid_index = gid_index, .hop_limit = 64 } },
+		};
+		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
+				  IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER))
+			die("RTR");
+		attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS, .timeout = 20, .retry_cnt = 7, .rnr_retry = 7,
+					     .max_rd_atomic = 4 };
+		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+				  IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC))
+			die("RTS");
+	}
+	/* Nobody sends before the other is ready. */
+	put(fd, "r", 1);
+	get(fd, &(char){ 0 }, 1);
+}
+
+static void await(unsigned int completions)
+{
+	struct ibv_wc wc;
+
+	while (completions) {
+		int n = ibv_poll_cq(cq, 1, &wc);
+
+		if (n < 0)
+			die("ibv_poll_cq");
+		if (n && wc.status != IBV_WC_SUCCESS)
+			complain("completion", ibv_wc_status_str(wc.status));
+		completions -= n;
+	}
+}
+
+static void receive(unsigned int which, uint64_t at, uint32_t len)
+{
+	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
+	struct ibv_recv_wr wr = { .sg_list = &sge, .num_sge = 1 }, *bad;
+
+	if (ibv_post_recv(qp[which], &wr, &bad))
+		die("ibv_post_recv");
+}
+
+static void ask(unsigned int which, enum operation operation, uint64_t at, uint64_t remote, uint32_t len)
+{
+	static const enum ibv_wr_opcode opcodes[OPERATIONS] = {
+		IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_RDMA_READ, IBV_WR_SEND,
+	};
+	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
+	struct ibv_send_wr *bad, wr = {
+		.sg_list = &sge, .num_sge = 1, .opcode = opcodes[operation], .send_flags = IBV_SEND_SIGNALED,
+		.wr.rdma = { .remote_addr = IOVA + remote, .rkey = theirs.rkey },
+	};
+
+	if (ibv_post_send(qp[which], &wr, &bad))
+		die("ibv_post_send");
+}
+
+static void serve(int fd)
+{
+	struct command command;
+	uint32_t sum;
+
+	for (;;) {
+		sum = 0;
+		get(fd, &command, sizeof(command));
+		switch (command.what) {
+		case FILL:
+			memory_fill(&memory, command.at, command.len, command.seed);
+			break;
+		case CLEAR:
+			memory_clear(&memory, command.at, command.len, command.seed);
+			break;
+		case RECEIVE:
+			receive(command.qp, command.at, command.len);
+			break;
+		case AWAIT:
+			await(command.len);
+			break;
+		case SUM:
+			sum = memory_sum(&memory, command.at, command.len);
+			break;
+		default:
+			return;
+		}
+		put(fd, &sum, sizeof(sum));
+	}
+}
+
+/* Has the server do something, and waits for it. */
+static uint32_t tell(int fd, struct command command)
+{
+	uint32_t sum;
+
+	put(fd, &command, sizeof(command));
+	get(fd, &sum, sizeof(sum));
+	return sum;
+}
+
+static uint32_t sum_at(int fd, bool here, uint64_t at, uint64_t len)
+{
+	return here ? memory_sum(&memory, at, len) : tell(fd, (struct command){ .what = SUM, .at = at, .len = len });
+}
+
+/* One operation with a payload of `len` bytes; false if what arrived is wrong. */
+static bool check_one(int fd, unsigned int which, enum operation operation, uint32_t len, uint32_t seed)
+{
+	/* Odd places, and others: source, and target with room around it. */
+	uint64_t from = seed % 3 ? seed * 37 % 4096 : 0, to = (seed % 5 ? seed * 101 % 8192 : 4096) + MARGIN;
+	bool here = operation == READ;
+	struct command clear = { .what = CLEAR, .seed = UNTOUCHED, .at = to - MARGIN, .len = len + 2 * MARGIN };
+	uint64_t source = from + (SIZE / 2), ends[2] = { to - MARGIN, to + len };
+	unsigned int i;
+
+	if (here) {
+		memory_clear(&memory, clear.at, clear.len, UNTOUCHED);
+		tell(fd, (struct command){ .what = FILL, .at = source, .len = len, .seed = seed });
+		ask(which, operation, to, source, len);
+	} else {
+		tell(fd, clear);
+		memory_fill(&memory, source, len, seed);
+		if (operation != WRITE)
+			tell(fd, (struct command){ .what = RECEIVE, .qp = which, .at = to, .len = len });
+		ask(which, operation, source, to, len);
+	}
+	await(1);
+	if (operation == WRITE_IMM || operation == SEND)
+		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+	if (sum_at(fd, here, to, len) != sum_of_seed(len, seed)) {
+		printf("%s of %u bytes: other bytes arrived\n", names[operation], len);
+		return false;
+	}
+	for (i = 0; i < 2; i++) {
+		if (sum_at(fd, here, ends[i], MARGIN) != sum_of_byte(MARGIN, UNTOUCHED)) {
+			printf("%s of %u bytes: bytes %s it changed\n", names[operation], len, i ? "behind" : "before");
+			return false;
+		}
+	}
+	return true;
+}
+
+static int check(int fd)
+{
+	static const uint32_t sizes[] = { 1, 2, 3, 7, 64, 100, 1000, 4095, 4096, 4097, 10001, 65536, 100001, 262144,
+					  262145, 1 << 20, (1 << 20) + 1, 8 << 20 };
+	unsigned int i, seed = 1, wrong = 0, done = 0;
+	int operation;
+
+	for (operation = 0; operation < OPERATIONS; operation++)
+		for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i++, seed++, done++)
+			wrong += !check_one(fd, seed % qps, operation, sizes[i], seed);
+	printf("%u of %u transfers right\n", done - wrong, done);
+	return wrong != 0;
+}
+
+static void speed(int fd, enum operation operation, uint32_t size, uint64_t total)
+{
+	uint64_t begun = 0, done = 0, count = total / size, i;
+	unsigned int outstanding = DEPTH / 2;
+	double start;
+
+	/* The first one opens what is needed for the rest. */
+	for (i = 0; i < qps * 2; i++)
+		check_one(fd, i % qps, operation, size, i);
+	if (operation != READ && operation != WRITE)
+		complain("speed", "only of WRITE and READ");
+	memory_fill(&memory, 0, size, 7);
+	start = now();
+	while (done < count) {
+		struct ibv_wc wc[DEPTH];
+		int n;
+
+		while (begun < count && begun - done < outstanding * qps) {
+			ask(begun % qps, operation, 0, SIZE / 2, size);
+			begun++;
+		}
+		n = ibv_poll_cq(cq, DEPTH, wc);
+		for (i = 0; (int)i < n; i++)
+			if (wc[i].status != IBV_WC_SUCCESS)
+				complain("completion", ibv_wc_status_str(wc[i].status));
+		done += n;
+	}
+	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
+	if (operation == WRITE && sum_at(fd, false, SIZE / 2, size) != sum_of_seed(size, 7))
+		complain("speed", "other bytes arrived");
+}
+
+static int control(const char *host)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = host ? 0 : AI_PASSIVE, .ai_family = AF_INET6 };
+	struct addrinfo *found;
+	int err, fd, one = 1, listener;
+
+	if (host)
+		hints.ai_family = AF_UNSPEC;
+	err = getaddrinfo(host, port, &hints, &found);
+	if (err)
+		complain(host ? host : port, gai_strerror(err));
+	fd = socket(found->ai_family, SOCK_STREAM, 0);
+	if (fd < 0)
+		die("socket");
+	if (host) {
+		if (connect(fd, found->ai_addr, found->ai_addrlen))
+			die(host);
+	} else {
+		listener = fd;
+		setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		if (bind(listener, found->ai_addr, found->ai_addrlen) || listen(listener, 1))
+			die("listen");
+		fd = accept(listener, NULL, NULL);
+		if (fd < 0)
+			die("accept");
+		close(listener);
+	}
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	freeaddrinfo(found);
+	return fd;
+}
+
+static void usage(void)
+{
+	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]\n"
+	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o WRITE|READ] [-s BYTES] [-n BYTES]\n"
+	      "  HOST\n", stderr);
+	exit(2);
+}
+
+int main(int argc, char **argv)
+{
+	enum operation operation = WRITE;
+	unsigned long size = 1 << 20, total = 64 << 20;
+	int option, fd, status = 0;
+	unsigned int i;
+	bool server;
+
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:")) != -1) {
+		switch (option) {
+		case 'd': device = optarg; break;
+		case 'g': gid_index = atoi(optarg); break;
+		case 'm': kind = optarg; break;
+		case 'p': port = optarg; break;
+		case 'q': qps = atoi(optarg); break;
+		case 's': size = strtoul(optarg, NULL, 0); break;
+		case 'n': total = strtoul(optarg, NULL, 0); break;
+		case 'o':
+			for (operation = 0; operation < OPERATIONS && strcmp(names[operation], optarg);)
+				operation++;
+			break;
+		default: usage();
+		}
+	}
+	if (optind == argc || !device || !qps || qps > QPS_MAX || operation == OPERATIONS || !size || size > 8 << 20)
+		usage();
+	server = !strcmp(argv[optind], "serve");
+	if (argc != optind + (server ? 1 : 2))
+		usage();
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	prepare();
+	fd = control(server ? NULL : argv[optind + 1]);
+	if (server)
+		get(fd, &qps, sizeof(qps));
+	else
+		put(fd, &qps, sizeof(qps));
+	if (qps > QPS_MAX)
+		complain("the client", "wants too many QPs");
+	connect_qps(fd);
+	if (server)
+		serve(fd);
+	else if (!strcmp(argv[optind], "check"))
+		status = check(fd);
+	else if (!strcmp(argv[optind], "speed"))
+		speed(fd, operation, size, total);
+	else
+		usage();
+	if (!server)
+		put(fd, &(struct command){ .what = END }, sizeof(struct command));
+	for (i = 0; i < qps; i++)
+		ibv_destroy_qp(qp[i]);
+	ibv_dereg_mr(mr);
+	ibv_destroy_cq(cq);
+	ibv_dealloc_pd(pd);
+	ibv_close_device(context);
+	memory_free(&memory);
+	return status;
+}
