@@ -4,11 +4,12 @@
  *
  *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]
  *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] HOST
- *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] HOST
+ *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
  * data, READ and SEND of sizes from 1 byte to 8 MiB at odd offsets; what arrives is compared by checksum, and so are
- * the bytes before and behind it. "speed" measures one operation. The server serves one client, and ends with it.
+ * the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
+ * waits for a line each time. The server serves one client, and ends with it.
  */
 
 #include <errno.h>
@@ -309,7 +310,17 @@ static int check(int fd)
 	return wrong != 0;
 }
 
-static void speed(int fd, enum operation operation, uint32_t size, uint64_t total)
+static void wait_for_line(const char *what)
+{
+	int c;
+
+	puts(what);
+	while ((c = getchar()) != '\n')
+		if (c == EOF)
+			complain("standard input", "no line");
+}
+
+static void speed(int fd, enum operation operation, uint32_t size, uint64_t total, bool waits)
 {
 	uint64_t begun = 0, done = 0, count = total / size, i;
 	unsigned int outstanding = DEPTH / 2;
@@ -318,10 +329,19 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 	/* The first one opens what is needed for the rest. */
 	for (i = 0; i < qps * 2; i++)
 		check_one(fd, i % qps, operation, size, i);
-	if (operation != READ && operation != WRITE)
-		complain("speed", "only of WRITE and READ");
 	memory_fill(&memory, 0, size, 7);
+	tell(fd, (struct command){ .what = FILL, .at = SIZE / 2, .len = operation == READ ? size : 0, .seed = 7 });
+	if (waits)
+		wait_for_line("ready");
 	start = now();
+	/* Receives are posted one by one. */
+	while (done < count && (operation == SEND || operation == WRITE_IMM)) {
+		tell(fd, (struct command){ .what = RECEIVE, .qp = done % qps, .at = SIZE / 2, .len = size });
+		ask(done % qps, operation, 0, SIZE / 2, size);
+		await(1);
+		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+		done++;
+	}
 	while (done < count) {
 		struct ibv_wc wc[DEPTH];
 		int n;
@@ -337,8 +357,10 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 		done += n;
 	}
 	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
-	if (operation == WRITE && sum_at(fd, false, SIZE / 2, size) != sum_of_seed(size, 7))
+	if (sum_at(fd, operation == READ, operation == READ ? 0 : SIZE / 2, size) != sum_of_seed(size, 7))
 		complain("speed", "other bytes arrived");
+	if (waits)
+		wait_for_line("done");
 }
 
 static int control(const char *host)
@@ -376,8 +398,8 @@ static int control(const char *host)
 static void usage(void)
 {
 	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]\n"
-	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o WRITE|READ] [-s BYTES] [-n BYTES]\n"
-	      "  HOST\n", stderr);
+	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
+	      "  [-w] HOST\n", stderr);
 	exit(2);
 }
 
@@ -387,9 +409,9 @@ int main(int argc, char **argv)
 	unsigned long size = 1 << 20, total = 64 << 20;
 	int option, fd, status = 0;
 	unsigned int i;
-	bool server;
+	bool server, waits = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:w")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -402,6 +424,7 @@ int main(int argc, char **argv)
 			for (operation = 0; operation < OPERATIONS && strcmp(names[operation], optarg);)
 				operation++;
 			break;
+		case 'w': waits = true; break;
 		default: usage();
 		}
 	}
@@ -425,7 +448,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[optind], "check"))
 		status = check(fd);
 	else if (!strcmp(argv[optind], "speed"))
-		speed(fd, operation, size, total);
+		speed(fd, operation, size, total, waits);
 	else
 		usage();
 	if (!server)

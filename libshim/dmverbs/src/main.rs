@@ -9,6 +9,7 @@ mod failure;
 mod libdir;
 mod program;
 mod run;
+mod top;
 
 use std::ffi::{c_char, c_int};
 use std::panic::catch_unwind;
@@ -35,6 +36,7 @@ enum Command {
     Libdir,
     /// List the devices that programs will find
     Devices,
+    Top(top::Top),
 }
 
 /// C's main function, not Rust's: that one ignores SIGPIPE and opens closed descriptors, which the program started
@@ -53,6 +55,7 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Run(run) => run.exec().map(|never| match never {}),
         Command::Libdir => libdir::print(),
         Command::Devices => devices::print(),
+        Command::Top(top) => top.run(),
     }
 }
 

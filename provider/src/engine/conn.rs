@@ -15,7 +15,9 @@ use super::receive::{Inbox, Received, Staging};
 use super::send::{Filler, Nowhere};
 use super::{LANE_OUT, MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
-use crate::object::{AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, RecvWr, SendWr, Status};
+use crate::object::{
+    AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Traffic,
+};
 use crate::sys::epoll::Epoll;
 use crate::sys::socket::{self, Iov};
 use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
@@ -87,6 +89,7 @@ pub(crate) struct Inner {
     pub(super) receives: SlotRing,
     /// Memory of READs that the peer waits for, by response slot.
     pub(super) reads: Vec<Option<Answer>>,
+    pub(super) traffic: Traffic,
     unsent_bytes: u64,
     /// What is left of [`PATIENCE`] for the requests that gather now.
     patience: u32,
@@ -147,6 +150,7 @@ impl Conn {
             sends: SlotRing::new(cap.send_wr as usize),
             receives: SlotRing::new(cap.recv_wr as usize),
             reads: Vec::new(),
+            traffic: Traffic::default(),
             unsent_bytes: 0,
             patience: 0,
             brought: false,
@@ -188,6 +192,7 @@ impl Conn {
         inner.access = proto::Access::empty();
         (inner.peer, inner.named) = (None, None);
         inner.reads.clear();
+        inner.traffic = Traffic::default();
         inner.sends.clear();
         inner.receives.clear();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
@@ -305,7 +310,7 @@ impl Conn {
     }
 
     fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {
-        let Inner { engine, link, sends, reads, peer, .. } = inner;
+        let Inner { engine, link, sends, reads, traffic, peer, .. } = inner;
         let Some(link) = link.as_mut().filter(|link| !link.broken) else {
             engine.transmit(&mut Nowhere);
             return Ok(());
@@ -319,7 +324,17 @@ impl Conn {
                 let answers_by_lane = link.lane_in.as_ref().is_some_and(LaneIn::is_ready);
                 let bindings = &self.progress.bindings;
                 let pd = self.pd.id();
-                engine.transmit(&mut Filler { batch, sends, reads, pd, lane, answers_by_lane, bindings, ifindex });
+                engine.transmit(&mut Filler {
+                    batch,
+                    sends,
+                    reads,
+                    traffic,
+                    pd,
+                    lane,
+                    answers_by_lane,
+                    bindings,
+                    ifindex,
+                });
                 if batch.is_empty() {
                     break;
                 }
@@ -327,7 +342,7 @@ impl Conn {
             if std::mem::replace(&mut long, true) {
                 self.progress.goes_on();
             }
-            match link.flush(self.progress.epoll(), self.token())? {
+            match link.flush(traffic, self.progress.epoll(), self.token())? {
                 Flushed::All => {}
                 Flushed::Blocked => return Ok(()),
                 Flushed::Revoked => return Err(io::Error::other("memory was deregistered while the peer read it")),
@@ -396,6 +411,18 @@ impl Conn {
         if inner.drained_wanted && inner.engine.is_drained() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));
+        }
+    }
+
+    /// What `dmverbs top` shows.
+    pub(super) fn report_traffic(&self) -> QpReport {
+        let inner = self.lock();
+        QpReport {
+            qpn: self.qpn,
+            device: self.pd.context().device().name().to_owned(),
+            peer: inner.peer.map(|peer| (peer.remote_gid.ip().to_string(), peer.remote_qpn)),
+            connected: inner.link.is_some(),
+            traffic: inner.traffic,
         }
     }
 
@@ -604,7 +631,7 @@ const EMPTY: Completion = Completion {
 
 impl Link {
     /// Sends as much of the batch as the streams take, and waits for them to take more.
-    fn flush(&mut self, epoll: &Epoll, token: u64) -> io::Result<Flushed> {
+    fn flush(&mut self, traffic: &mut Traffic, epoll: &Epoll, token: u64) -> io::Result<Flushed> {
         let Link { stream, notices, lane_out, batch: Some(batch), .. } = self else { return Ok(Flushed::All) };
         let mut control = Outlet { socket: stream.tx(), notices, wait: Wait::Nothing };
         let mut lane = lane_out.as_mut().map(|lane| Outlet {
@@ -612,7 +639,12 @@ impl Link {
             notices: &mut lane.notices,
             wait: Wait::Nothing,
         });
-        let flushed = batch.flush(&mut control, lane.as_mut())?;
+        let flushed = batch.flush(&mut control, lane.as_mut());
+        // What the kernel would not take from a device counts as what it is.
+        let rescued = batch.take_rescued();
+        traffic.device_sent -= rescued;
+        traffic.staged_sent += rescued;
+        let flushed = flushed?;
         let (wait, lane_wait) = (control.wait, lane.map(|lane| lane.wait));
         if flushed == Flushed::All {
             batch.clear();

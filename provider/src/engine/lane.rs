@@ -376,6 +376,7 @@ impl Conn {
         };
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         inner.engine.on_moved();
+        inner.traffic.received += n as u64;
         let placed = self.place_pieces(inner, receiver.memory().0, landing);
         // Whatever has become of them: the memory goes back to the queue.
         if let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) {

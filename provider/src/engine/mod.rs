@@ -10,6 +10,7 @@ mod lane;
 mod links;
 mod receive;
 mod registry;
+mod report;
 mod send;
 pub(crate) mod wake;
 
@@ -30,6 +31,7 @@ use lane::Lanes;
 use links::Links;
 use receive::Staging;
 use registry::Registry;
+use report::Reporter;
 use wake::{Plan, Standby, Watch};
 
 use crate::mem::{PdId, Region};
@@ -63,6 +65,8 @@ const LISTENER: u64 = 1 << 35;
 const LANE_OUT: u64 = 1 << 36;
 const LANE_IN: u64 = 1 << 37;
 const LANE_LISTENER: u64 = 1 << 38;
+/// Who asks what has passed.
+const REPORT: u64 = 1 << 39;
 
 thread_local! {
     static IS_PROGRESS_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -79,6 +83,7 @@ pub struct Progress {
     links: Links,
     lanes: Lanes,
     bindings: Bindings,
+    reporter: Reporter,
     turn: Mutex<Turn>,
     /// Connections with requests that gather, and whether there are any.
     listed: Mutex<Vec<Arc<Conn>>>,
@@ -155,6 +160,7 @@ impl Progress {
             events: vec![Event::default(); 128],
             lazy: Vec::new(),
         };
+        let reporter = Reporter::new(&epoll);
         Ok(Progress {
             epoll,
             kick,
@@ -164,6 +170,7 @@ impl Progress {
             links,
             lanes: Lanes::default(),
             bindings: Bindings::default(),
+            reporter,
             turn: Mutex::new(turn),
             listed: Mutex::default(),
             any_listed: AtomicBool::new(false),
@@ -281,6 +288,7 @@ impl Progress {
                 // The thread's alone: who else took it would let the thread sleep on.
                 KICK => {}
                 LINKS => self.links.on_readable(),
+                REPORT => self.reporter.answer(self),
                 token if token & BOOTSTRAP != 0 => {
                     turn.bootstrap_event(self, token & !BOOTSTRAP);
                     moved = true;

@@ -192,6 +192,7 @@ impl Conn {
         inbox.partial_len = 0;
         engine.on_moved();
         let placed = n.min(direct);
+        inner.traffic.received += placed as u64;
         if placed > 0 && !self.advance(inner, placed) {
             return Ok(Received::Some { drained });
         }
@@ -220,6 +221,7 @@ impl Conn {
             }
             if let Some(placing) = &link.inbox.placing {
                 let n = bytes.len().min(placing.left as usize);
+                inner.traffic.received += n as u64;
                 if !self.place(inner, &bytes[..n]) || !self.advance(inner, n) {
                     return Ok(());
                 }
@@ -331,10 +333,18 @@ impl Conn {
 
     /// Copies staged payload into its place. False if the place is gone: the request is refused.
     fn place(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8]) -> bool {
-        let Inner { link, sends, receives, .. } = inner;
+        let Inner { link, sends, receives, traffic, .. } = inner;
         let Some(Placing { to, done, .. }) = link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
             return false;
         };
+        let region = match to {
+            Place::Memory(span) => span.region(),
+            Place::Receive { slot, .. } => receives.region(*slot as usize),
+            Place::Response { slot, .. } => sends.region(*slot as usize),
+        };
+        if region.is_some_and(|region| region.is_dmabuf()) {
+            traffic.staged_received += bytes.len() as u64;
+        }
         let result = match to {
             Place::Memory(span) => span.copy_in(*done as usize, bytes),
             Place::Receive { slot, offset } => receives.copy_in(*slot as usize, offset + done, bytes),
@@ -352,6 +362,10 @@ impl Conn {
         let mut copies = Copies { from, pieces: Vec::new(), to: None };
         let (mut host, mut done) = (0, 0);
         for piece in &landing.pieces {
+            match *piece {
+                Piece::Device { len, .. } => inner.traffic.device_received += u64::from(len),
+                Piece::Host { len } => inner.traffic.linear_received += u64::from(len),
+            }
             let placed = match *piece {
                 Piece::Device { at, len, .. } => {
                     let placed =

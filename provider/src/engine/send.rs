@@ -5,6 +5,7 @@ use dmverbs_proto::{Flags, Frame, Handed, LANE, Op, Source, SourceGone, Transmit
 use super::conn::{Answer, Conn};
 use super::lane::LaneOut;
 use crate::mem::{PdId, SlotRing, Span};
+use crate::object::Traffic;
 use crate::transport::{Batch, Bindings, COPY_MAX, OnDevice, Queue};
 
 /// Fills a batch with what the engine wants to send.
@@ -12,6 +13,7 @@ pub(super) struct Filler<'a> {
     pub(super) batch: &'a mut Batch,
     pub(super) sends: &'a SlotRing,
     pub(super) reads: &'a [Option<Answer>],
+    pub(super) traffic: &'a mut Traffic,
     pub(super) pd: PdId,
     /// The lane to the peer.
     pub(super) lane: Option<&'a LaneOut>,
@@ -68,6 +70,7 @@ impl Filler<'_> {
     fn request(&mut self, frame: &Frame, slot: u32, offset: u32) -> Result<Handed, SourceGone> {
         let (control, lane) = (&mut self.batch.control, &mut self.batch.lane);
         let (mark, lane_mark) = (control.mark(), lane.mark());
+        self.traffic.sent += u64::from(frame.len);
         control.header(frame);
         let queue = if frame.lane == LANE {
             control.seal();
@@ -79,13 +82,14 @@ impl Filler<'_> {
         let put = if self.sends.region(index).is_some_and(|region| region.is_dmabuf()) || self.sends.is_list(index) {
             let mut handed = Handed::Over;
             let mut left = frame.len as usize;
-            let (bindings, ifindex) = (self.bindings, self.ifindex);
+            let (bindings, ifindex, traffic) = (self.bindings, self.ifindex, &mut *self.traffic);
             self.sends
                 .parts(index, offset, frame.len, |span, offset, len| {
                     left -= len;
                     if let Some((region, at)) = span.on_device(offset, len)
                         && let Some(binding) = bindings.of(region, ifindex)
                     {
+                        traffic.device_sent += len as u64;
                         queue.seal();
                         // The last part alone tells that all are done with: one socket's calls end in order.
                         let ends = (left == 0).then_some(slot);
@@ -95,6 +99,7 @@ impl Filler<'_> {
                         }
                         return Ok(());
                     }
+                    traffic.staged_sent += if span.on_device(offset, len).is_some() { len as u64 } else { 0 };
                     put(queue, span, offset, len)
                 })
                 .map(|()| handed)
@@ -136,6 +141,8 @@ impl Filler<'_> {
             && let Some(binding) = self.bindings.of(region, self.ifindex)
         {
             queue.device(OnDevice { region: region.clone(), binding, at, len, ends: None });
+            self.traffic.sent += len as u64;
+            self.traffic.device_sent += len as u64;
             return Ok(Handed::Over);
         }
         if put(queue, memory, offset, len).is_err() {
@@ -143,6 +150,8 @@ impl Filler<'_> {
             return Err(SourceGone);
         }
         queue.seal();
+        self.traffic.sent += len as u64;
+        self.traffic.staged_sent += if memory.on_device(offset, len).is_some() { len as u64 } else { 0 };
         Ok(Handed::Over)
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod interface;
 pub(crate) mod mman;
 pub(crate) mod netlink;
 pub(crate) mod random;
+pub(crate) mod report;
 pub(crate) mod socket;
 pub(crate) mod softaccel;
 pub mod time;

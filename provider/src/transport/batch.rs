@@ -52,6 +52,8 @@ pub(crate) struct Queue {
     /// Segments wholly sent, and bytes sent of the next one.
     done: usize,
     skip: usize,
+    /// Bytes of devices that the host had to send.
+    rescued: u64,
 }
 
 /// How full a queue was.
@@ -123,6 +125,11 @@ impl Batch {
             all &= self.lane.flush(lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
         }
         Ok(if all { Flushed::All } else { Flushed::Blocked })
+    }
+
+    /// Bytes of devices that the host had to send since the last call.
+    pub(crate) fn take_rescued(&mut self) -> u64 {
+        std::mem::take(&mut self.control.rescued) + std::mem::take(&mut self.lane.rescued)
     }
 
     /// Empties it for reuse.
@@ -281,6 +288,7 @@ impl Queue {
         let (from, at) = (self.stage.len(), payload.at + self.skip as u64);
         device.read(at, payload.len - self.skip, &mut self.stage)?;
         self.segments[self.done] = Segment::Stage { from, to: self.stage.len() };
+        self.rescued += (self.stage.len() - from) as u64;
         self.skip = 0;
         Ok(())
     }

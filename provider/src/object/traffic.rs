@@ -1,0 +1,83 @@
+//! What has passed through a process's QPs, and who touched it: for `dmverbs top`.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::report;
+
+/// Payload of a QP in bytes, since its connection began. What is for, or from, memory of devices is counted once more:
+/// by its way.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Payload received, into whatever memory.
+    pub received: u64,
+    /// Payload sent.
+    pub sent: u64,
+    /// Received by a lane: the NIC put it into memory of a device.
+    pub device_received: u64,
+    /// Received by a lane, yet into host memory: beside the split, or of packets that were not split.
+    pub linear_received: u64,
+    /// Received in-band for memory of a device: it passed through the host.
+    pub staged_received: u64,
+    /// Sent from memory of a device by the NIC.
+    pub device_sent: u64,
+    /// Sent from memory of a device: it passed through the host.
+    pub staged_sent: u64,
+}
+
+impl Traffic {
+    /// Bytes from and to memory of devices that the host had its hands on.
+    #[must_use]
+    pub fn host_touched(&self) -> u64 {
+        self.linear_received + self.staged_received + self.staged_sent
+    }
+}
+
+/// A QP.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct QpReport {
+    /// Its number.
+    pub qpn: u32,
+    /// Its device.
+    pub device: String,
+    /// Address and QP number of its peer, once it has been told of one.
+    pub peer: Option<(String, u32)>,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Its payload.
+    pub traffic: Traffic,
+}
+
+/// A process that uses dmverbs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ProcessReport {
+    /// Its number.
+    pub pid: u32,
+    /// Its QPs, by number.
+    pub qps: Vec<QpReport>,
+}
+
+/// The processes of this network namespace that use dmverbs, as far as this user may ask them.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn processes() -> io::Result<Vec<ProcessReport>> {
+    let mut found = Vec::new();
+    for pid in report::pids()? {
+        match ask(pid) {
+            Ok(process) => found.push(process),
+            Err(e) => tracing::debug!(pid, error = %e, "a process does not tell of its QPs"),
+        }
+    }
+    Ok(found)
+}
+
+fn ask(pid: u32) -> io::Result<ProcessReport> {
+    let mut stream = UnixStream::connect_addr(&report::address(pid)?)?;
+    stream.set_read_timeout(Some(report::PATIENCE))?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
