@@ -11,6 +11,8 @@ pub struct Failure {
 
 /// The fault is ours, or the installation's.
 pub const OURS: i32 = 125;
+/// The kernel, or what is there, does not allow what the command is for.
+const REFUSED: i32 = 1;
 /// The program is there but cannot be run.
 const NOT_RUNNABLE: i32 = 126;
 /// There is no such program.
@@ -20,6 +22,11 @@ impl Failure {
     /// dmverbs itself cannot do it.
     pub fn ours(why: impl Display) -> Self {
         Self { why: why.to_string(), status: OURS }
+    }
+
+    /// The command is refused.
+    pub fn refused(why: impl Display) -> Self {
+        Self { why: why.to_string(), status: REFUSED }
     }
 
     /// The program cannot be run.

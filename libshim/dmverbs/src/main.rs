@@ -1,12 +1,15 @@
 //! The `dmverbs` command: starts programs on dmverbs, and shows what they will find.
 //!
 //! `run` makes the program's environment and becomes the program (`program` finds it); `libdir` keeps the folder
-//! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see.
+//! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see. `nic` prepares an
+//! interface for device memory.
 #![cfg_attr(not(test), no_main)]
 
 mod devices;
 mod failure;
 mod libdir;
+mod nic;
+mod privilege;
 mod program;
 mod run;
 
@@ -35,6 +38,7 @@ enum Command {
     Libdir,
     /// List the devices that programs will find
     Devices,
+    Nic(nic::Nic),
 }
 
 /// C's main function, not Rust's: that one ignores SIGPIPE and opens closed descriptors, which the program started
@@ -53,6 +57,7 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Run(run) => run.exec().map(|never| match never {}),
         Command::Libdir => libdir::print(),
         Command::Devices => devices::print(),
+        Command::Nic(nic) => nic.run(),
     }
 }
 

@@ -1,0 +1,53 @@
+//! `dmverbs nic` on what is no NIC: it says what is missing, and changes nothing.
+
+use crate::support::{Installation, failure, is_root, stdout};
+
+#[test]
+fn an_interface_without_header_split_is_refused_with_what_it_lacks() {
+    let dmverbs = Installation::new();
+    let (status, why) = failure(dmverbs.command(&["nic", "plan", "lo"]));
+    assert_eq!(status, 1, "{why}");
+    assert!(why.starts_with("dmverbs: lo cannot be prepared for device memory\n  missing  header split: "), "{why}");
+    for part in ["RX queues", "RSS table", "steering rules"] {
+        assert!(why.contains(&format!("\n  missing  {part}: ")), "{part}: {why}");
+    }
+}
+
+#[test]
+fn setup_of_such_an_interface_leaves_no_record() {
+    const NAME: &str = "setup_of_such_an_interface_leaves_no_record";
+    if !is_root(NAME) {
+        return;
+    }
+    let dmverbs = Installation::new();
+    let (status, why) = failure(dmverbs.command(&["nic", "setup", "lo"]));
+    assert_eq!(status, 1, "{why}");
+    assert!(why.contains("\n  missing  header split: "), "{why}");
+    let restored = stdout(dmverbs.command(&["nic", "restore", "lo"]));
+    assert_eq!(restored, "nothing to restore: in this network namespace, lo has not been set up\n");
+}
+
+#[test]
+fn setup_without_the_privilege_names_it() {
+    const NAME: &str = "setup_without_the_privilege_names_it";
+    if !is_root(NAME) {
+        return;
+    }
+    let dmverbs = Installation::new();
+    let program = dmverbs.dmverbs();
+    let program = program.to_str().unwrap();
+    let drop = ["--reuid", "65534", "--clear-groups", program, "nic", "setup", "lo"];
+    let (status, why) = failure(dmverbs.plain("setpriv", drop));
+    assert_eq!(status, 1, "{why}");
+    assert!(why.contains("CAP_NET_ADMIN"), "{why}");
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named() {
+    let dmverbs = Installation::new();
+    for ifname in ["dmverbs-none", "a/../b", "much-too-long-for-an-interface"] {
+        let (status, why) = failure(dmverbs.command(&["nic", "plan", ifname]));
+        assert!(status == 1 && why.contains(&format!("cannot find an interface {ifname}: ")), "{why}");
+    }
+    assert_eq!(failure(dmverbs.command(&["nic", "plan", "lo", "--queues", "0"])).0, 2);
+}
