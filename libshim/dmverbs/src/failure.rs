@@ -1,6 +1,6 @@
 //! How the command fails: with a sentence, and the exit status that env(1) and its like use.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 /// Why a command did not do what it should.
 #[derive(Debug)]
@@ -39,9 +39,22 @@ impl Failure {
         Self { why: why.to_string(), status: NOT_FOUND }
     }
 
+    /// The command has done what it is for, and said itself what is wrong.
+    pub fn told() -> Self {
+        Self { why: String::new(), status: REFUSED }
+    }
+
     /// Tells the user, and gives the exit status.
     pub fn report(&self) -> i32 {
-        eprintln!("dmverbs: {}", self.why);
+        if !self.why.is_empty() {
+            eprintln!("dmverbs: {self}");
+        }
         self.status
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(&self.why)
     }
 }

@@ -14,6 +14,8 @@ use crate::privilege;
 use record::Record;
 use settings::{Found, Settings};
 
+pub use settings::NTUPLE;
+
 /// Prepare an interface for device memory, and put it back.
 ///
 /// Payload goes between a NIC and device memory only where the NIC splits headers off, whatever the packet's size, and

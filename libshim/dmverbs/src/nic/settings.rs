@@ -225,7 +225,7 @@ fn switch(on: bool) -> String {
 }
 
 /// The kernel's name for steering rules.
-const NTUPLE: &str = "rx-ntuple-filter";
+pub const NTUPLE: &str = "rx-ntuple-filter";
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! `dmverbs nic` on what is no NIC: it says what is missing, and changes nothing.
+//! `dmverbs nic` and `dmverbs doctor` on what is no NIC: they say what is missing, and change nothing.
 
 use crate::support::{Installation, failure, is_root, stdout};
 
@@ -50,4 +50,30 @@ fn an_interface_that_does_not_exist_is_named() {
         assert!(status == 1 && why.contains(&format!("cannot find an interface {ifname}: ")), "{why}");
     }
     assert_eq!(failure(dmverbs.command(&["nic", "plan", "lo", "--queues", "0"])).0, 2);
+}
+
+#[test]
+fn the_doctor_tells_of_lo_in_text_and_in_json() {
+    let dmverbs = Installation::new();
+    let text = stdout(dmverbs.command(&["doctor", "lo"]));
+    assert!(text.lines().all(|line| line.starts_with("ok       ") || line.starts_with("missing  ")), "{text}");
+    assert!(text.contains("missing  lo, header split: the driver has none\n"), "{text}");
+    assert!(text.contains("ok       devices: "), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&stdout(dmverbs.command(&["doctor", "--json", "lo"]))).unwrap();
+    assert_eq!(json["usable"], true);
+    let checks = json["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), text.lines().count());
+    let split = checks.iter().find(|check| check["what"] == "lo, header split").unwrap();
+    assert_eq!((&split["status"], &split["essential"]), (&"missing".into(), &false.into()));
+}
+
+#[test]
+fn the_doctor_fails_where_something_essential_is_missing() {
+    let dmverbs = Installation::new();
+    std::fs::remove_file(dmverbs.verbs()).unwrap();
+    let output = dmverbs.command(&["doctor"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("missing  libraries: "), "{text}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
