@@ -102,6 +102,19 @@ impl Ethtool {
         ioctl::index(self.0.as_fd(), name).map_err(|error| refused(error.into()))
     }
 
+    /// The name of the interface that has this index.
+    pub fn ifname(&self, ifindex: u32) -> Result<String, Error> {
+        let name = ioctl::name(self.0.as_fd(), ifindex);
+        name.map(|name| name.to_string())
+            .map_err(|error| Refusal::from(error).of(format!("find an interface with index {ifindex}")))
+    }
+
+    /// The number of the network namespace that this socket is of. No other gets it before the next boot, unlike the
+    /// number of the namespace's inode.
+    pub fn namespace(&self) -> Result<u64, Error> {
+        ioctl::namespace(self.0.as_fd()).map_err(|error| Refusal::from(error).of("number this network namespace"))
+    }
+
     /// The rings.
     pub fn rings(&self, ifindex: u32) -> Result<Rings, Error> {
         let found = self.ask(MSG_RINGS_GET, ifindex, "read the rings")?;
@@ -300,6 +313,15 @@ mod tests {
         let error = ethtool.rings(lo).unwrap_err();
         assert!(error.is_unsupported(), "{error}");
         assert!(error.to_string().starts_with("cannot read the rings of lo: "), "{error}");
+    }
+
+    #[test]
+    fn names_and_indices_belong_together_in_a_namespace() {
+        let ethtool = Ethtool::open().unwrap();
+        assert_eq!(ethtool.ifname(ethtool.ifindex("lo").unwrap()).unwrap(), "lo");
+        assert_eq!(ethtool.ifname(0x7fff_0000).unwrap_err().errno(), libc::ENODEV);
+        assert_eq!(ethtool.namespace().unwrap(), Ethtool::open().unwrap().namespace().unwrap());
+        assert_ne!(ethtool.namespace().unwrap(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use dmverbs_netdev::Ethtool;
 
 use crate::failure::Failure;
 use crate::privilege;
-use record::Record;
+use record::{Now, Record};
 use settings::{Found, Settings};
 
 pub use settings::NTUPLE;
@@ -76,8 +76,9 @@ impl Prepare {
     fn setup(&self) -> Result<(), Failure> {
         require_privilege("setup")?;
         let (ethtool, ifindex, found, wanted) = self.wanted()?;
-        let older = Record::load(&self.ifname)?.filter(|older| older.ifindex == ifindex);
-        let record = older.clone().unwrap_or(Record { ifindex, settings: found.settings.clone() });
+        let new = Record::new(&ethtool, ifindex, found.settings.clone())?;
+        let older = older(&ethtool, &self.ifname, ifindex)?;
+        let record = older.clone().unwrap_or(new);
         // It is written before anything changes: whatever becomes of this process, `restore` finds it.
         record.save(&self.ifname)?;
         if let Err(failure) = go(&ethtool, ifindex, &found.settings, &wanted) {
@@ -112,15 +113,33 @@ fn restore(ifname: &str) -> Result<(), Failure> {
     };
     require_privilege("restore")?;
     let ethtool = Ethtool::open().map_err(Failure::ours)?;
-    if ethtool.ifindex(ifname).ok() != Some(record.ifindex) {
-        Record::remove(ifname)?;
-        println!("nothing to restore: the interface that was called {ifname} is gone");
-        return Ok(());
-    }
-    let found = Found::read(&ethtool, record.ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
-    go(&ethtool, record.ifindex, &found.settings, &record.settings)?;
+    let ifindex = match record.now(&ethtool)? {
+        Now::There { ifindex, ifname: now } if now == ifname => ifindex,
+        Now::There { ifname: now, .. } => return Err(Failure::refused(renamed(ifname, &now))),
+        Now::Gone => {
+            Record::remove(ifname)?;
+            println!("nothing to restore: the interface that was called {ifname} is gone");
+            return Ok(());
+        }
+    };
+    let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
+    go(&ethtool, ifindex, &found.settings, &record.settings)?;
     print(&found.settings, &record.settings);
     Record::remove(ifname)
+}
+
+/// What the first `setup` of this interface recorded.
+fn older(ethtool: &Ethtool, ifname: &str, ifindex: u32) -> Result<Option<Record>, Failure> {
+    let Some(record) = Record::load(ifname)? else { return Ok(None) };
+    match record.now(ethtool)? {
+        Now::There { ifindex: recorded, .. } if recorded == ifindex => Ok(Some(record)),
+        Now::There { ifname: now, .. } => Err(Failure::refused(renamed(ifname, &now))),
+        Now::Gone => Ok(None),
+    }
+}
+
+fn renamed(ifname: &str, now: &str) -> String {
+    format!("what was set up as {ifname} is called {now} now; give it its name again, to restore it")
 }
 
 /// From these settings to those, or back if one of them is refused.
@@ -130,6 +149,10 @@ fn go(ethtool: &Ethtool, ifindex: u32, from: &Settings, to: &Settings) -> Result
     let undone = now
         .map_err(|missing| missing.join("; "))
         .and_then(|now| from.apply(ethtool, ifindex, &now.settings).map_err(|error| error.to_string()));
+    let refused = match refused.is_denied() {
+        true => format!("{refused}; it needs CAP_NET_ADMIN in the user namespace of this network namespace"),
+        false => refused.to_string(),
+    };
     Err(match undone {
         Ok(()) => Failure::refused(format!("{refused}; nothing has changed")),
         Err(why) => Failure::refused(format!("{refused}; and what had changed cannot be undone: {why}")),

@@ -5,20 +5,39 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use dmverbs_netdev::Ethtool;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::failure::Failure;
 
-/// The interface, by the index that it never changes, and its settings.
+/// An interface, and its settings.
+///
+/// Another network namespace may get the number of one that is gone, and with it that one's file; no other gets the
+/// cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    pub ifindex: u32,
+    namespace: u64,
+    ifindex: u32,
     pub settings: Settings,
 }
 
 impl Record {
-    /// The record of the interface that has this name in this network namespace, if there is one.
+    /// What there is to record of an interface.
+    pub fn new(ethtool: &Ethtool, ifindex: u32, settings: Settings) -> Result<Self, Failure> {
+        Ok(Self { namespace: ethtool.namespace().map_err(Failure::ours)?, ifindex, settings })
+    }
+
+    /// What has become of the interface since.
+    pub fn now(&self, ethtool: &Ethtool) -> Result<Now, Failure> {
+        if ethtool.namespace().map_err(Failure::ours)? != self.namespace {
+            return Ok(Now::Gone);
+        }
+        // It keeps its index as long as it stays in its namespace.
+        Ok(ethtool.ifname(self.ifindex).map_or(Now::Gone, |ifname| Now::There { ifindex: self.ifindex, ifname }))
+    }
+
+    /// The record of the interface that had this name in this network namespace, if there is one.
     pub fn load(ifname: &str) -> Result<Option<Self>, Failure> {
         let path = path(ifname)?;
         let text = match fs::read_to_string(&path) {
@@ -45,6 +64,13 @@ impl Record {
         let path = path(ifname)?;
         fs::remove_file(&path).map_err(|e| at(&path, &e))
     }
+}
+
+/// A recorded interface as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Now {
+    Gone,
+    There { ifindex: u32, ifname: String },
 }
 
 const FOLDER: &str = "/run/dmverbs";
