@@ -3,7 +3,7 @@
 use dmverbs_netdev::{Channels, DataSplit, Error, Ethtool, Feature, Netdev, Rings, RxQueue};
 
 use super::Check;
-use crate::nic::NTUPLE;
+use crate::nic::{self, NTUPLE};
 
 /// Looks at one interface.
 pub fn checks(ifname: &str) -> Vec<Check> {
@@ -22,6 +22,8 @@ struct Interface {
     /// A kernel that knows nothing of device memory has no such family.
     queues: Result<Vec<RxQueue>, Error>,
     sends: Result<bool, Error>,
+    /// Whether `dmverbs nic setup` can make good what is missing.
+    can_be_prepared: bool,
 }
 
 fn look(ifname: &str) -> Result<Interface, Error> {
@@ -29,6 +31,7 @@ fn look(ifname: &str) -> Result<Interface, Error> {
     let ifindex = ethtool.ifindex(ifname)?;
     let netdev = Netdev::open();
     Ok(Interface {
+        can_be_prepared: nic::can_be_prepared(&ethtool, ifindex),
         ifname: ifname.to_owned(),
         rings: ethtool.rings(ifindex),
         channels: ethtool.channels(ifindex),
@@ -48,7 +51,7 @@ impl Interface {
         match &self.rings {
             Err(error) => unable(what, error),
             Ok(Rings { tcp_data_split: Some(DataSplit::Enabled), .. }) => Check::ok(what, "on"),
-            Ok(Rings { tcp_data_split: Some(_), .. }) => Check::missing(what, "off").fix(self.setup()),
+            Ok(Rings { tcp_data_split: Some(_), .. }) => self.off(what),
             Ok(Rings { tcp_data_split: None, .. }) => Check::missing(what, "the driver has none"),
         }
     }
@@ -57,7 +60,8 @@ impl Interface {
         let what = self.what("hds-thresh");
         match &self.rings {
             Err(error) => unable(what, error),
-            Ok(Rings { hds_thresh: Some(size), .. }) => Check::of(*size == 0, what, size.to_string(), self.setup()),
+            Ok(Rings { hds_thresh: Some(0), .. }) => Check::ok(what, "0"),
+            Ok(Rings { hds_thresh: Some(size), .. }) => self.unprepared(Check::missing(what, size.to_string())),
             Ok(Rings { tcp_data_split: Some(_), .. }) => Check::ok(what, "there is no such setting"),
             Ok(_) => Check::missing(what, "the driver has none"),
         }
@@ -68,7 +72,7 @@ impl Interface {
         match &self.ntuple {
             Err(error) => unable(what, error),
             Ok(Some(Feature { active: true, .. })) => Check::ok(what, "on"),
-            Ok(Some(Feature { changeable: true, .. })) => Check::missing(what, "off").fix(self.setup()),
+            Ok(Some(Feature { changeable: true, .. })) => self.off(what),
             Ok(_) => Check::missing(what, "the driver has none"),
         }
     }
@@ -86,10 +90,7 @@ impl Interface {
         let bound = self.queues.iter().flatten().filter(|queue| queue.dmabuf.is_some()).count();
         let bound = if bound > 0 { format!(", {bound} with device memory") } else { String::new() };
         let detail = format!("{} of {most}{bound}", channels.rx_queues());
-        if most < 2 {
-            return Check::missing(what, detail);
-        }
-        Check::of(channels.rx_queues() >= 2, what, detail, self.setup())
+        if channels.rx_queues() >= 2 { Check::ok(what, detail) } else { self.unprepared(Check::missing(what, detail)) }
     }
 
     fn sending(&self) -> Check {
@@ -105,8 +106,12 @@ impl Interface {
         format!("{}, {what}", self.ifname)
     }
 
-    fn setup(&self) -> String {
-        format!("dmverbs nic setup {}", self.ifname)
+    fn off(&self, what: String) -> Check {
+        self.unprepared(Check::missing(what, "off"))
+    }
+
+    fn unprepared(&self, check: Check) -> Check {
+        if self.can_be_prepared { check.fix(format!("dmverbs nic setup {}", self.ifname)) } else { check }
     }
 }
 
@@ -131,6 +136,8 @@ mod tests {
         nic.channels = Ok(Channels { combined: 1, combined_max: 4, ..Channels::default() });
         let fixes = nic.checks().into_iter().filter_map(|check| check.fix);
         assert_eq!(fixes.collect::<Vec<_>>(), vec!["dmverbs nic setup eth0"; 4]);
+        nic.can_be_prepared = false;
+        assert!(nic.checks().iter().all(|check| check.fix.is_none()), "{:?}", nic.checks());
     }
 
     #[test]
@@ -147,6 +154,7 @@ mod tests {
             ntuple: Ok(Some(Feature { active: true, ..Feature::default() })),
             queues: Ok(vec![queue(0, None), queue(1, Some(7))]),
             sends: Ok(true),
+            can_be_prepared: true,
         }
     }
 }

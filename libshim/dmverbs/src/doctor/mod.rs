@@ -16,8 +16,8 @@ use crate::failure::Failure;
 ///
 /// A line for each thing: `ok` or `missing`, what it is, what was found, and how to get it if there is a way. Most of it
 /// is for device memory (devmem TCP). The exit status is 0 if nothing is missing that host memory needs: dmverbs' own
-/// libraries, an interface with an address, and enough file descriptors; such lines say `(essential)`. It is 1 if one of
-/// these is missing.
+/// libraries, an interface with an address, and enough file descriptors. It is 1 if one of these is missing; its line
+/// says `(essential)`.
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// The interfaces to look at [default: all that are devices, but lo]

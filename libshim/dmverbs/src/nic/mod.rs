@@ -128,6 +128,11 @@ fn restore(ifname: &str) -> Result<(), Failure> {
     Record::remove(ifname)
 }
 
+/// Whether `setup` would try.
+pub fn can_be_prepared(ethtool: &Ethtool, ifindex: u32) -> bool {
+    Found::read(ethtool, ifindex).and_then(|found| found.prepared(1)).is_ok()
+}
+
 /// What the first `setup` of this interface recorded.
 fn older(ethtool: &Ethtool, ifname: &str, ifindex: u32) -> Result<Option<Record>, Failure> {
     let Some(record) = Record::load(ifname)? else { return Ok(None) };

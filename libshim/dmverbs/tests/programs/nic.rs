@@ -28,6 +28,20 @@ fn setup_of_such_an_interface_leaves_no_record() {
 }
 
 #[test]
+fn a_virtual_link_with_channels_lacks_the_rest() {
+    const NAME: &str = "a_virtual_link_with_channels_lacks_the_rest";
+    if !is_root(NAME) {
+        return;
+    }
+    let dmverbs = Installation::new();
+    let script = "ip link add a0 type veth peer name a1 && exec \"$0\" nic setup a0";
+    let program = dmverbs.dmverbs();
+    let (status, why) = failure(dmverbs.plain("unshare", ["-n", "sh", "-c", script, program.to_str().unwrap()]));
+    assert_eq!(status, 1, "{why}");
+    assert!(why.contains("\n  missing  header split: ") && !why.contains("RX queues"), "{why}");
+}
+
+#[test]
 fn setup_without_the_privilege_names_it() {
     const NAME: &str = "setup_without_the_privilege_names_it";
     if !is_root(NAME) {
