@@ -1,7 +1,5 @@
 //! The family `ethtool`: an interface's rings, channels, features and RSS table.
 
-use std::os::fd::AsFd;
-
 use crate::error::{Error, Refusal};
 use crate::genl::{Attributes, Family, attributes, find, find_u32, text};
 use crate::ioctl;
@@ -99,12 +97,12 @@ impl Ethtool {
     pub fn ifindex(&self, name: &str) -> Result<u32, Error> {
         let refused = |refusal: Refusal| refusal.of(format!("find an interface {name}"));
         let name = ioctl::Name::new(name).ok_or_else(|| refused(Refusal { errno: libc::ENODEV, message: None }))?;
-        ioctl::index(self.0.as_fd(), name).map_err(|error| refused(error.into()))
+        ioctl::index(self.0.socket(), name).map_err(|error| refused(error.into()))
     }
 
     /// The name of the interface that has this index.
     pub fn ifname(&self, ifindex: u32) -> Result<String, Error> {
-        let name = ioctl::name(self.0.as_fd(), ifindex);
+        let name = ioctl::name(self.0.socket(), ifindex);
         name.map(|name| name.to_string())
             .map_err(|error| Refusal::from(error).of(format!("find an interface with index {ifindex}")))
     }
@@ -112,7 +110,7 @@ impl Ethtool {
     /// The number of the network namespace that this socket is of. No other gets it before the next boot, unlike the
     /// number of the namespace's inode.
     pub fn namespace(&self) -> Result<u64, Error> {
-        ioctl::namespace(self.0.as_fd()).map_err(|error| Refusal::from(error).of("number this network namespace"))
+        ioctl::namespace(self.0.socket()).map_err(|error| Refusal::from(error).of("number this network namespace"))
     }
 
     /// The rings.
@@ -226,8 +224,8 @@ impl Ethtool {
         match self.0.tell(MSG_RSS_SET, about(ifindex).bytes(A_RSS_INDIR, &bytes)) {
             // The driver has none, or the kernel has no such message.
             Err(Refusal { errno: libc::EOPNOTSUPP, .. }) => {
-                let name = ioctl::name(self.0.as_fd(), ifindex)?;
-                Ok(ioctl::set_indirection(self.0.as_fd(), name, table)?)
+                let name = ioctl::name(self.0.socket(), ifindex)?;
+                Ok(ioctl::set_indirection(self.0.socket(), name, table)?)
             }
             done => done,
         }
