@@ -141,6 +141,7 @@ impl Settings {
             self.apply_rss(ethtool, ifindex, from)?;
             resize()?;
         }
+        self.spread(ethtool, ifindex)?;
         if self.ntuple != from.ntuple {
             ethtool.set_feature(ifindex, NTUPLE, self.ntuple)?;
         }
@@ -166,6 +167,18 @@ impl Settings {
             rss if *rss == from.rss => Ok(()),
             Rss::Even => ethtool.set_rss_table(ifindex, &[]),
             Rss::Table(table) => ethtool.set_rss_table(ifindex, table),
+        }
+    }
+
+    /// A driver that does not spread anew when the number of channels changes is told to.
+    fn spread(&self, ethtool: &Ethtool, ifindex: u32) -> Result<(), Error> {
+        let table = match self.rss {
+            Rss::Even => ethtool.rss_table(ifindex)?,
+            Rss::Table(_) => return Ok(()),
+        };
+        match Rss::of(&table, self.queues()) {
+            Rss::Even => Ok(()),
+            Rss::Table(_) => ethtool.set_rss_table(ifindex, &even(self.queues(), table.len())),
         }
     }
 
