@@ -187,7 +187,7 @@ impl Ethtool {
 
     /// Switches a feature on or off. It is an error if it stays as it was.
     pub fn set_feature(&self, ifindex: u32, name: &str, on: bool) -> Result<(), Error> {
-        let attempt = format!("switch {name} {}", if on { "on" } else { "off" });
+        let attempt = format!("switch {} {name}", if on { "on" } else { "off" });
         let bit = Attributes::new().string(A_BITSET_BIT_NAME, name);
         let bit = if on { bit.flag(A_BITSET_BIT_VALUE) } else { bit };
         let bits = Attributes::new().nested(A_BITSET_BITS, Attributes::new().nested(A_BITSET_BITS_BIT, bit));
