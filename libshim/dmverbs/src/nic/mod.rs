@@ -7,7 +7,7 @@ mod record;
 mod settings;
 
 use clap::{Args, Subcommand};
-use dmverbs_netdev::Ethtool;
+use dmverbs_netdev::{Ethtool, Netdev};
 
 use crate::failure::Failure;
 use crate::privilege;
@@ -122,10 +122,22 @@ fn restore(ifname: &str) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    refuse_bound(ifname, ifindex)?;
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
     print(&found.settings, &record.settings);
     Record::remove(ifname)
+}
+
+/// The kernel refuses as well, but not each one does, and not every change.
+fn refuse_bound(ifname: &str, ifindex: u32) -> Result<(), Failure> {
+    let queues = Netdev::open().and_then(|netdev| netdev.rx_queues(ifindex)).map_err(Failure::refused)?;
+    let bound: Vec<String> =
+        queues.iter().filter(|queue| queue.dmabuf.is_some()).map(|queue| queue.id.to_string()).collect();
+    if bound.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("device memory is bound to {ifname}'s RX queues {}", bound.join(", "))))
 }
 
 /// Whether `setup` would try.
