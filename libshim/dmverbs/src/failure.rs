@@ -1,6 +1,6 @@
 //! How the command fails: with a sentence, and the exit status that env(1) and its like use.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 /// Why a command did not do what it should.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Failure {
 
 /// The fault is ours, or the installation's.
 pub const OURS: i32 = 125;
+/// The kernel, or what is there, does not allow what the command is for.
+const REFUSED: i32 = 1;
 /// The program is there but cannot be run.
 const NOT_RUNNABLE: i32 = 126;
 /// There is no such program.
@@ -20,6 +22,11 @@ impl Failure {
     /// dmverbs itself cannot do it.
     pub fn ours(why: impl Display) -> Self {
         Self { why: why.to_string(), status: OURS }
+    }
+
+    /// The command is refused.
+    pub fn refused(why: impl Display) -> Self {
+        Self { why: why.to_string(), status: REFUSED }
     }
 
     /// The program cannot be run.
@@ -32,9 +39,22 @@ impl Failure {
         Self { why: why.to_string(), status: NOT_FOUND }
     }
 
+    /// The command has done what it is for, and said itself what is wrong.
+    pub fn told() -> Self {
+        Self { why: String::new(), status: REFUSED }
+    }
+
     /// Tells the user, and gives the exit status.
     pub fn report(&self) -> i32 {
-        eprintln!("dmverbs: {}", self.why);
+        if !self.why.is_empty() {
+            eprintln!("dmverbs: {self}");
+        }
         self.status
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(&self.why)
     }
 }

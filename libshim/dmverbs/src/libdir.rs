@@ -41,6 +41,11 @@ impl Libdir {
     }
 }
 
+/// The folder that holds the libraries which belong to this executable.
+pub fn libraries() -> Result<PathBuf, Failure> {
+    Libraries::find().map(|libraries| libraries.0)
+}
+
 /// `dmverbs libdir`
 pub fn print() -> Result<(), Failure> {
     let libdir = Libdir::make()?;

@@ -1,12 +1,16 @@
 //! The `dmverbs` command: starts programs on dmverbs, and shows what they will find.
 //!
 //! `run` makes the program's environment and becomes the program (`program` finds it); `libdir` keeps the folder
-//! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see.
+//! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see. `nic` prepares an
+//! interface for device memory, and `doctor` tells what this machine has for it.
 #![cfg_attr(not(test), no_main)]
 
 mod devices;
+mod doctor;
 mod failure;
 mod libdir;
+mod nic;
+mod privilege;
 mod program;
 mod run;
 mod top;
@@ -37,6 +41,8 @@ enum Command {
     /// List the devices that programs will find
     Devices,
     Top(top::Top),
+    Nic(nic::Nic),
+    Doctor(doctor::Doctor),
 }
 
 /// C's main function, not Rust's: that one ignores SIGPIPE and opens closed descriptors, which the program started
@@ -56,6 +62,8 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Libdir => libdir::print(),
         Command::Devices => devices::print(),
         Command::Top(top) => top.run(),
+        Command::Nic(nic) => nic.run(),
+        Command::Doctor(doctor) => doctor.run(),
     }
 }
 

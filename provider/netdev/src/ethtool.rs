@@ -1,7 +1,5 @@
 //! The family `ethtool`: an interface's rings, channels, features and RSS table.
 
-use std::os::fd::AsFd;
-
 use crate::error::{Error, Refusal};
 use crate::genl::{Attributes, Family, attributes, find, find_u32, text};
 use crate::ioctl;
@@ -99,7 +97,20 @@ impl Ethtool {
     pub fn ifindex(&self, name: &str) -> Result<u32, Error> {
         let refused = |refusal: Refusal| refusal.of(format!("find an interface {name}"));
         let name = ioctl::Name::new(name).ok_or_else(|| refused(Refusal { errno: libc::ENODEV, message: None }))?;
-        ioctl::index(self.0.as_fd(), name).map_err(|error| refused(error.into()))
+        ioctl::index(self.0.socket(), name).map_err(|error| refused(error.into()))
+    }
+
+    /// The name of the interface that has this index.
+    pub fn ifname(&self, ifindex: u32) -> Result<String, Error> {
+        let name = ioctl::name(self.0.socket(), ifindex);
+        name.map(|name| name.to_string())
+            .map_err(|error| Refusal::from(error).of(format!("find an interface with index {ifindex}")))
+    }
+
+    /// The number of the network namespace that this socket is of. No other gets it before the next boot, unlike the
+    /// number of the namespace's inode.
+    pub fn namespace(&self) -> Result<u64, Error> {
+        ioctl::namespace(self.0.socket()).map_err(|error| Refusal::from(error).of("number this network namespace"))
     }
 
     /// The rings.
@@ -176,7 +187,7 @@ impl Ethtool {
 
     /// Switches a feature on or off. It is an error if it stays as it was.
     pub fn set_feature(&self, ifindex: u32, name: &str, on: bool) -> Result<(), Error> {
-        let attempt = format!("switch {name} {}", if on { "on" } else { "off" });
+        let attempt = format!("switch {} {name}", if on { "on" } else { "off" });
         let bit = Attributes::new().string(A_BITSET_BIT_NAME, name);
         let bit = if on { bit.flag(A_BITSET_BIT_VALUE) } else { bit };
         let bits = Attributes::new().nested(A_BITSET_BITS, Attributes::new().nested(A_BITSET_BITS_BIT, bit));
@@ -213,8 +224,8 @@ impl Ethtool {
         match self.0.tell(MSG_RSS_SET, about(ifindex).bytes(A_RSS_INDIR, &bytes)) {
             // The driver has none, or the kernel has no such message.
             Err(Refusal { errno: libc::EOPNOTSUPP, .. }) => {
-                let name = ioctl::name(self.0.as_fd(), ifindex)?;
-                Ok(ioctl::set_indirection(self.0.as_fd(), name, table)?)
+                let name = ioctl::name(self.0.socket(), ifindex)?;
+                Ok(ioctl::set_indirection(self.0.socket(), name, table)?)
             }
             done => done,
         }
@@ -300,6 +311,15 @@ mod tests {
         let error = ethtool.rings(lo).unwrap_err();
         assert!(error.is_unsupported(), "{error}");
         assert!(error.to_string().starts_with("cannot read the rings of lo: "), "{error}");
+    }
+
+    #[test]
+    fn names_and_indices_belong_together_in_a_namespace() {
+        let ethtool = Ethtool::open().unwrap();
+        assert_eq!(ethtool.ifname(ethtool.ifindex("lo").unwrap()).unwrap(), "lo");
+        assert_eq!(ethtool.ifname(0x7fff_0000).unwrap_err().errno(), libc::ENODEV);
+        assert_eq!(ethtool.namespace().unwrap(), Ethtool::open().unwrap().namespace().unwrap());
+        assert_ne!(ethtool.namespace().unwrap(), 0);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! A generic netlink family: requests, and attributes.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable,
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
@@ -56,9 +54,14 @@ impl Family {
         self.request(command, NLM_F_DUMP, attributes)
     }
 
+    /// The socket, for what has no netlink.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// How errors call the interface.
     pub fn interface(&self, index: u32) -> String {
-        ioctl::name(self.as_fd(), index).map_or_else(|_| format!("interface {index}"), |name| name.to_string())
+        ioctl::name(&self.socket, index).map_or_else(|_| format!("interface {index}"), |name| name.to_string())
     }
 
     fn request(&self, command: u8, flags: u16, attributes: Attributes) -> Result<Vec<Vec<u8>>, Refusal> {
@@ -107,14 +110,6 @@ impl Family {
                 }
             }
         }
-    }
-}
-
-impl AsFd for Family {
-    #[expect(unsafe_code, reason = "netlink-sys gives its descriptor as a number only")]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the socket owns its descriptor, and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }
 

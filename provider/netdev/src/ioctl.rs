@@ -1,12 +1,14 @@
-//! What has no netlink: `ioctl(SIOCETHTOOL)` for steering rules and older kernels' RSS tables, and names of interfaces
-//! in the socket's own network namespace.
-#![expect(unsafe_code, reason = "ioctl(2) takes pointers")]
+//! What has no netlink: `ioctl(SIOCETHTOOL)` for steering rules and older kernels' RSS tables; and interfaces' names in
+//! the socket's own network namespace, and that one's number.
+#![expect(unsafe_code, reason = "ioctl(2) and getsockopt(2) take pointers")]
 
 use std::ffi::{CStr, c_char};
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::mem::{self, offset_of};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
+
+use netlink_sys::Socket;
 
 /// An interface's name, ended with NUL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Display for Name {
 }
 
 /// The name of an interface.
-pub(crate) fn name(socket: BorrowedFd, index: u32) -> io::Result<Name> {
+pub(crate) fn name(socket: &Socket, index: u32) -> io::Result<Name> {
     let mut request = request(Name([0; libc::IFNAMSIZ]));
     request.ifr_ifru.ifru_ifindex = index.cast_signed();
     // SAFETY: SIOCGIFNAME reads and writes one `ifreq`.
@@ -39,7 +41,7 @@ pub(crate) fn name(socket: BorrowedFd, index: u32) -> io::Result<Name> {
 }
 
 /// The index of an interface.
-pub(crate) fn index(socket: BorrowedFd, name: Name) -> io::Result<u32> {
+pub(crate) fn index(socket: &Socket, name: Name) -> io::Result<u32> {
     let mut request = request(name);
     // SAFETY: SIOCGIFINDEX reads and writes one `ifreq`.
     unsafe { control(socket, libc::SIOCGIFINDEX, &mut request) }?;
@@ -47,8 +49,25 @@ pub(crate) fn index(socket: BorrowedFd, name: Name) -> io::Result<u32> {
     Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
 }
 
+/// The number of the socket's network namespace, which no other gets before the next boot.
+pub(crate) fn namespace(socket: &Socket) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: SO_NETNS_COOKIE writes a u64, for which `length` says there is room, and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
 /// How many rules there are, and how many there can be.
-pub(crate) fn rule_space(socket: BorrowedFd, name: Name) -> io::Result<RuleSpace> {
+pub(crate) fn rule_space(socket: &Socket, name: Name) -> io::Result<RuleSpace> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRLCNT);
     // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
     unsafe { ethtool(socket, name, &mut command) }?;
@@ -60,7 +79,7 @@ pub(crate) fn rule_space(socket: BorrowedFd, name: Name) -> io::Result<RuleSpace
 }
 
 /// The locations of all rules. It fails with EMSGSIZE if there are more than 4,095.
-pub(crate) fn rule_locations(socket: BorrowedFd, name: Name) -> io::Result<Vec<u32>> {
+pub(crate) fn rule_locations(socket: &Socket, name: Name) -> io::Result<Vec<u32>> {
     const MOST: usize = 4095;
     let mut command = Box::new(Rxnfc::<MOST>::new(ETHTOOL_GRXCLSRLALL));
     command.rule_cnt = MOST as u32;
@@ -72,7 +91,7 @@ pub(crate) fn rule_locations(socket: BorrowedFd, name: Name) -> io::Result<Vec<u
 }
 
 /// The rule at a location.
-pub(crate) fn rule(socket: BorrowedFd, name: Name, location: u32) -> io::Result<FlowSpec> {
+pub(crate) fn rule(socket: &Socket, name: Name, location: u32) -> io::Result<FlowSpec> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRULE);
     command.fs.location = location;
     // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
@@ -81,7 +100,7 @@ pub(crate) fn rule(socket: BorrowedFd, name: Name, location: u32) -> io::Result<
 }
 
 /// Makes a rule; returns its location.
-pub(crate) fn insert_rule(socket: BorrowedFd, name: Name, rule: FlowSpec) -> io::Result<u32> {
+pub(crate) fn insert_rule(socket: &Socket, name: Name, rule: FlowSpec) -> io::Result<u32> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_SRXCLSRLINS);
     command.fs = rule;
     // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
@@ -90,7 +109,7 @@ pub(crate) fn insert_rule(socket: BorrowedFd, name: Name, rule: FlowSpec) -> io:
 }
 
 /// Deletes the rule at a location.
-pub(crate) fn delete_rule(socket: BorrowedFd, name: Name, location: u32) -> io::Result<()> {
+pub(crate) fn delete_rule(socket: &Socket, name: Name, location: u32) -> io::Result<()> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_SRXCLSRLDEL);
     command.fs.location = location;
     // SAFETY: for this command the kernel reads one `ethtool_rxnfc`.
@@ -98,7 +117,7 @@ pub(crate) fn delete_rule(socket: BorrowedFd, name: Name, location: u32) -> io::
 }
 
 /// Sets the RSS table; an empty one means the driver's own.
-pub(crate) fn set_indirection(socket: BorrowedFd, name: Name, table: &[u32]) -> io::Result<()> {
+pub(crate) fn set_indirection(socket: &Socket, name: Name, table: &[u32]) -> io::Result<()> {
     let size = u32::try_from(table.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut command = [&[ETHTOOL_SRXFHINDIR, size], table].concat();
     // SAFETY: for this command the kernel reads an `ethtool_rxfh_indir`, which is two numbers, and `size` more.
@@ -180,7 +199,7 @@ fn request(name: Name) -> libc::ifreq {
 ///
 /// For the command that `data` begins with, the kernel must write to no more than `data`, nothing that is not a value of
 /// its type.
-unsafe fn ethtool<T: ?Sized>(socket: BorrowedFd, name: Name, data: &mut T) -> io::Result<()> {
+unsafe fn ethtool<T: ?Sized>(socket: &Socket, name: Name, data: &mut T) -> io::Result<()> {
     let mut request = request(name);
     request.ifr_ifru.ifru_data = (&raw mut *data).cast();
     // SAFETY: SIOCETHTOOL reads one `ifreq`; what it does with `ifru_data` is the caller's promise.
@@ -190,13 +209,14 @@ unsafe fn ethtool<T: ?Sized>(socket: BorrowedFd, name: Name, data: &mut T) -> io
 /// # Safety
 ///
 /// The operation must read and write one `ifreq` and what it points to.
-unsafe fn control(socket: BorrowedFd, operation: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+unsafe fn control(socket: &Socket, operation: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: the operation is the caller's promise, and `request` is an `ifreq`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), operation as libc::Ioctl, &raw mut *request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 // linux/ethtool.h
 const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;

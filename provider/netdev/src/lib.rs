@@ -21,3 +21,15 @@ pub use error::Error;
 pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, RingsChange};
 pub use netdev::{Netdev, RxQueue};
 pub use rules::{Protocol, Rule, RuleSpec};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_may_share_the_sockets() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Netdev>();
+        shared::<Ethtool>();
+    }
+}

@@ -6,6 +6,8 @@ use crate::error::{Error, Refusal};
 use crate::genl::{Attributes, Family, attributes, find_u32};
 
 /// A socket of the family `netdev`, and the bindings made through it: they live exactly as long as it.
+///
+/// A child that fork(2) makes shares the socket, and with it the bindings, until it ends or becomes another program.
 #[derive(Debug)]
 pub struct Netdev(Family);
 

@@ -1,7 +1,5 @@
 //! Steering rules ("ntuple"): which queue gets which packets. They have no netlink.
 
-use std::os::fd::AsFd;
-
 use crate::error::{Error, Refusal};
 use crate::ethtool::Ethtool;
 use crate::ioctl::{self, FlowSpec};
@@ -54,13 +52,13 @@ impl Ethtool {
 
     /// Deletes the rule at this location.
     pub fn delete_rule(&self, ifindex: u32, location: u32) -> Result<(), Error> {
-        ioctl::name(self.0.as_fd(), ifindex)
-            .and_then(|name| ioctl::delete_rule(self.0.as_fd(), name, location))
+        ioctl::name(self.0.socket(), ifindex)
+            .and_then(|name| ioctl::delete_rule(self.0.socket(), name, location))
             .map_err(|error| self.refused(error.into(), &format!("delete steering rule {location}"), ifindex))
     }
 
     fn try_rules(&self, ifindex: u32) -> Result<Vec<Rule>, Refusal> {
-        let socket = self.0.as_fd();
+        let socket = self.0.socket();
         let name = ioctl::name(socket, ifindex)?;
         let mut rules = Vec::new();
         for location in ioctl::rule_locations(socket, name)? {
@@ -76,7 +74,7 @@ impl Ethtool {
     }
 
     fn try_insert_rule(&self, ifindex: u32, spec: RuleSpec, queue: u32) -> Result<u32, Refusal> {
-        let socket = self.0.as_fd();
+        let socket = self.0.socket();
         let name = ioctl::name(socket, ifindex)?;
         let mut rule = flow_spec(spec, queue);
         let space = ioctl::rule_space(socket, name)?;

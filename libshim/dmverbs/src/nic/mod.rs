@@ -1,0 +1,197 @@
+//! `dmverbs nic`: what devmem TCP needs of an interface, and how it was before.
+//!
+//! `settings` reads and applies, `record` keeps what was there before. A command computes the settings that it wants,
+//! and goes there as a whole or not at all.
+
+mod record;
+mod settings;
+
+use clap::{Args, Subcommand};
+use dmverbs_netdev::{Ethtool, Netdev};
+
+use crate::failure::Failure;
+use crate::privilege;
+use record::{Now, Record};
+use settings::{Found, Settings};
+
+pub use settings::NTUPLE;
+
+/// Prepare an interface for device memory, and put it back.
+///
+/// Payload goes between a NIC and device memory only where the NIC splits headers off, whatever the packet's size, and
+/// where some of its RX queues get nothing but what is steered to them. All changes are made by netlink, in the network
+/// namespace of the caller.
+#[derive(Debug, Args)]
+pub struct Nic {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print what `setup` would change, a line each; nothing if the interface is ready
+    Plan(Prepare),
+    /// Prepare the interface, and record how it was before
+    ///
+    /// All of it is done or nothing. The record is a file in /run/dmverbs. A second call adds to what the first did;
+    /// the record stays that of the first.
+    Setup(Prepare),
+    /// Put back what `setup` found
+    ///
+    /// It is refused while device memory is bound to the interface.
+    Restore {
+        /// The interface
+        ifname: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Prepare {
+    /// The interface
+    ifname: String,
+
+    /// How many RX queues to keep free for device memory: the last ones
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    queues: u32,
+}
+
+impl Nic {
+    /// Does it.
+    pub fn run(&self) -> Result<(), Failure> {
+        match &self.command {
+            Command::Plan(prepare) => prepare.plan(),
+            Command::Setup(prepare) => prepare.setup(),
+            Command::Restore { ifname } => restore(ifname),
+        }
+    }
+}
+
+impl Prepare {
+    fn plan(&self) -> Result<(), Failure> {
+        let (_, _, found, wanted) = self.wanted()?;
+        print(&found.settings, &wanted);
+        Ok(())
+    }
+
+    fn setup(&self) -> Result<(), Failure> {
+        require_privilege("setup")?;
+        let (ethtool, ifindex, found, wanted) = self.wanted()?;
+        let new = Record::new(&ethtool, ifindex, found.settings.clone())?;
+        let older = older(&ethtool, &self.ifname, ifindex)?;
+        let record = older.clone().unwrap_or(new);
+        // It is written before anything changes: whatever becomes of this process, `restore` finds it.
+        record.save(&self.ifname)?;
+        if let Err(failure) = go(&ethtool, ifindex, &found.settings, &wanted) {
+            if older.is_none() && Found::read(&ethtool, ifindex).is_ok_and(|now| now == found) {
+                Record::remove(&self.ifname)?;
+            }
+            return Err(failure);
+        }
+        print(&found.settings, &wanted);
+        Ok(())
+    }
+
+    fn wanted(&self) -> Result<(Ethtool, u32, Found, Settings), Failure> {
+        let ethtool = Ethtool::open().map_err(Failure::ours)?;
+        let ifindex = ethtool.ifindex(&self.ifname).map_err(Failure::refused)?;
+        let wanted = Found::read(&ethtool, ifindex).and_then(|found| {
+            let wanted = found.prepared(self.queues)?;
+            Ok((found, wanted))
+        });
+        let (found, wanted) = wanted.map_err(|missing| {
+            let missing: String = missing.iter().map(|what| format!("\n  missing  {what}")).collect();
+            Failure::refused(format!("{} cannot be prepared for device memory{missing}", self.ifname))
+        })?;
+        Ok((ethtool, ifindex, found, wanted))
+    }
+}
+
+fn restore(ifname: &str) -> Result<(), Failure> {
+    let Some(record) = Record::load(ifname)? else {
+        println!("nothing to restore: in this network namespace, {ifname} has not been set up");
+        return Ok(());
+    };
+    require_privilege("restore")?;
+    let ethtool = Ethtool::open().map_err(Failure::ours)?;
+    let ifindex = match record.now(&ethtool)? {
+        Now::There { ifindex, ifname: now } if now == ifname => ifindex,
+        Now::There { ifname: now, .. } => return Err(Failure::refused(renamed(ifname, &now))),
+        Now::Gone => {
+            Record::remove(ifname)?;
+            println!("nothing to restore: the interface that was called {ifname} is gone");
+            return Ok(());
+        }
+    };
+    refuse_bound(ifname, ifindex)?;
+    let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
+    go(&ethtool, ifindex, &found.settings, &record.settings)?;
+    print(&found.settings, &record.settings);
+    Record::remove(ifname)
+}
+
+/// The kernel refuses as well, but not each one does, and not every change.
+fn refuse_bound(ifname: &str, ifindex: u32) -> Result<(), Failure> {
+    let queues = Netdev::open().and_then(|netdev| netdev.rx_queues(ifindex)).map_err(Failure::refused)?;
+    let bound: Vec<String> =
+        queues.iter().filter(|queue| queue.dmabuf.is_some()).map(|queue| queue.id.to_string()).collect();
+    if bound.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("device memory is bound to {ifname}'s RX queues {}", bound.join(", "))))
+}
+
+/// Whether `setup` would try.
+pub fn can_be_prepared(ethtool: &Ethtool, ifindex: u32) -> bool {
+    Found::read(ethtool, ifindex).and_then(|found| found.prepared(1)).is_ok()
+}
+
+/// What the first `setup` of this interface recorded.
+fn older(ethtool: &Ethtool, ifname: &str, ifindex: u32) -> Result<Option<Record>, Failure> {
+    let Some(record) = Record::load(ifname)? else { return Ok(None) };
+    match record.now(ethtool)? {
+        Now::There { ifindex: recorded, .. } if recorded == ifindex => Ok(Some(record)),
+        Now::There { ifname: now, .. } => Err(Failure::refused(renamed(ifname, &now))),
+        Now::Gone => Ok(None),
+    }
+}
+
+fn renamed(ifname: &str, now: &str) -> String {
+    format!("what was set up as {ifname} is called {now} now; give it its name again, to restore it")
+}
+
+/// From these settings to those, or back if one of them is refused.
+fn go(ethtool: &Ethtool, ifindex: u32, from: &Settings, to: &Settings) -> Result<(), Failure> {
+    let Err(refused) = to.apply(ethtool, ifindex, from) else { return Ok(()) };
+    let now = Found::read(ethtool, ifindex);
+    let undone = now
+        .map_err(|missing| missing.join("; "))
+        .and_then(|now| from.apply(ethtool, ifindex, &now.settings).map_err(|error| error.to_string()));
+    let refused = match refused.is_denied() {
+        true => format!("{refused}; it needs CAP_NET_ADMIN in the user namespace of this network namespace"),
+        false => refused.to_string(),
+    };
+    Err(match undone {
+        Ok(()) => Failure::refused(format!("{refused}; nothing has changed")),
+        Err(why) => Failure::refused(format!("{refused}; and what had changed cannot be undone: {why}")),
+    })
+}
+
+fn print(from: &Settings, to: &Settings) {
+    let changes = from.changes(to);
+    if changes.is_empty() {
+        println!("nothing to change");
+    }
+    for change in changes {
+        println!("{change}");
+    }
+}
+
+fn require_privilege(command: &str) -> Result<(), Failure> {
+    if privilege::has_net_admin() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "`dmverbs nic {command}` changes the interface, which needs CAP_NET_ADMIN, and this process does not have it: \
+         run it as root"
+    )))
+}
