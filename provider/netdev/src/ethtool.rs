@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Refusal};
 use crate::genl::{Attributes, Family, attributes, find, find_u32, text};
-use crate::ioctl;
+use crate::{ioctl, socket};
 
 /// A socket of the family `ethtool`.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Ethtool {
     /// The number of the network namespace that this socket is of. No other gets it before the next boot, unlike the
     /// number of the namespace's inode.
     pub fn namespace(&self) -> Result<u64, Error> {
-        ioctl::namespace(self.0.socket()).map_err(|error| Refusal::from(error).of("number this network namespace"))
+        socket::namespace(self.0.socket()).map_err(|error| Refusal::from(error).of("number this network namespace"))
     }
 
     /// The rings.

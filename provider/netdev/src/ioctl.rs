@@ -1,6 +1,6 @@
 //! What has no netlink: `ioctl(SIOCETHTOOL)` for steering rules and older kernels' RSS tables; and interfaces' names in
-//! the socket's own network namespace, and that one's number.
-#![expect(unsafe_code, reason = "ioctl(2) and getsockopt(2) take pointers")]
+//! the socket's own network namespace.
+#![expect(unsafe_code, reason = "ioctl(2) takes pointers")]
 
 use std::ffi::{CStr, c_char};
 use std::fmt::{self, Display, Formatter};
@@ -47,23 +47,6 @@ pub(crate) fn index(socket: &Socket, name: Name) -> io::Result<u32> {
     unsafe { control(socket, libc::SIOCGIFINDEX, &mut request) }?;
     // SAFETY: SIOCGIFINDEX has set this member.
     Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
-}
-
-/// The number of the socket's network namespace, which no other gets before the next boot.
-pub(crate) fn namespace(socket: &Socket) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: SO_NETNS_COOKIE writes a u64, for which `length` says there is room, and its length.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// How many rules there are, and how many there can be.
@@ -216,7 +199,6 @@ unsafe fn control(socket: &Socket, operation: libc::c_ulong, request: &mut libc:
 }
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
-const SO_NETNS_COOKIE: libc::c_int = 71;
 
 // linux/ethtool.h
 const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;

@@ -20,6 +20,12 @@ impl Socket {
         // SAFETY: by contract.
         Socket(unsafe { OwnedFd::from_raw_fd(fd) })
     }
+
+    /// One that somebody else has opened.
+    pub(crate) fn adopt(fd: OwnedFd) -> Socket {
+        fork::keep_from_children(fd.as_raw_fd());
+        Socket(fd)
+    }
 }
 
 impl AsFd for Socket {

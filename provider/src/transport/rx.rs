@@ -4,7 +4,8 @@ use std::error::Error;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use dmverbs_netdev::{DataSplit, Ethtool, Netdev, Protocol, RuleSpec};
+use dmverbs_netdev::broker::{Loan, NoLoan};
+use dmverbs_netdev::{Lease, Protocol, bind_to_interface};
 
 use crate::mem::{Device, Kind};
 use crate::sys::socket::{self, Socket};
@@ -12,27 +13,33 @@ use crate::sys::socket::{self, Socket};
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
 #[derive(Debug)]
 pub(crate) struct Receiver {
+    _hold: Hold,
     ifindex: u32,
     kind: Kind,
     memory: Box<dyn Device>,
     binding: u32,
-    queue: u32,
     listener: Socket,
     port: u16,
-    ethtool: Ethtool,
-    rules: Vec<u32>,
-    /// The binding lives as long as this.
-    _netdev: Netdev,
+}
+
+/// What the queue is ours by.
+#[derive(Debug)]
+enum Hold {
+    Own {
+        _lease: Lease,
+    },
+    /// The connection to the broker: the queue is ours as long as it, and as long as the broker lives.
+    Lent {
+        _broker: Socket,
+    },
 }
 
 /// Bytes of memory that are bound: all connections of the process together have no more in the queue at a time.
 const BOUND: u64 = 32 << 20;
-/// Bytes of a buffer of the queue, where the NIC has more to offer than a page: fewer pieces to copy.
-const LARGE: u32 = 64 << 10;
 
 impl Receiver {
     /// Takes a queue to which nothing is spread (`dmverbs nic setup` sees to that), binds memory of `device`'s kind to
-    /// it, and steers a port there.
+    /// it, and steers a port there. What this process may not do, it asks the broker for.
     ///
     /// # Errors
     /// What is missing.
@@ -41,47 +48,21 @@ impl Receiver {
         device: &dyn Device,
         ports: Option<RangeInclusive<u16>>,
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
-        let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
-        if ethtool.rings(ifindex)?.tcp_data_split != Some(DataSplit::Enabled) {
-            return Err("header split is not on".into());
-        }
-        let spread = ethtool.rss_table(ifindex)?;
-        let queues = netdev.rx_queues(ifindex)?;
-        let free =
-            |queue: &&dmverbs_netdev::RxQueue| queue.dmabuf.is_none() && !queue.taken && !spread.contains(&queue.id);
-        let queue = queues.iter().rev().find(free).ok_or("there is no queue that RSS spreads nothing to")?.id;
-        // Who had the queue before may have been killed.
-        for rule in ethtool.rules(ifindex)? {
-            if rule.queue == Some(queue) {
-                ethtool.delete_rule(ifindex, rule.location)?;
-            }
-        }
+        Lease::find(ifindex)?;
         let memory = device.sibling(BOUND)?;
-        let bind = |page_size| netdev.bind_rx(ifindex, memory.dmabuf(), &[queue], page_size);
-        let binding = bind(Some(LARGE)).or_else(|_| bind(None))?;
         let (listener, port) = socket::listen(ports)?;
-        let mut receiver = Receiver {
-            ifindex,
-            kind: memory.kind(),
-            memory,
-            binding,
-            queue,
-            listener,
-            port,
-            ethtool,
-            rules: Vec::new(),
-            _netdev: netdev,
+        let (binding, hold) = match Lease::take(ifindex, memory.dmabuf(), port, &[Protocol::Tcp4, Protocol::Tcp6]) {
+            Ok(lease) => (lease.binding(), Hold::Own { _lease: lease }),
+            Err(denied) if denied.is_denied() => {
+                // The broker lends nothing for a port that others can have on the same interface.
+                bind_to_interface(&listener.as_fd(), ifindex)?;
+                let loan = Loan::ask(ifindex, memory.dmabuf(), listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                tracing::debug!(queue = loan.queue, "the broker has lent a queue");
+                (loan.binding, Hold::Lent { _broker: Socket::adopt(loan.connection) })
+            }
+            Err(e) => return Err(e.into()),
         };
-        receiver.steer()?;
-        Ok(receiver)
-    }
-
-    fn steer(&mut self) -> Result<(), dmverbs_netdev::Error> {
-        for protocol in [Protocol::Tcp4, Protocol::Tcp6] {
-            let spec = RuleSpec { protocol, dst_port: self.port };
-            self.rules.push(self.ethtool.insert_rule(self.ifindex, spec, self.queue)?);
-        }
-        Ok(())
+        Ok(Receiver { _hold: hold, ifindex, kind: memory.kind(), memory, binding, listener, port })
     }
 
     /// Whether it is for memory of `kind` behind this interface.
@@ -103,12 +84,7 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        for &rule in &self.rules {
-            if let Err(e) = self.ethtool.delete_rule(self.ifindex, rule) {
-                tracing::warn!("a steering rule stays: {e}");
-            }
-        }
-    }
+/// Why a queue cannot be taken, and why none is lent.
+fn both(denied: &dmverbs_netdev::Error, why: &NoLoan) -> String {
+    format!("{denied}; {why}")
 }

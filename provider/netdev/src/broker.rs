@@ -1,0 +1,234 @@
+//! What a process that may not take a queue says to `dmverbs broker`, which may.
+//!
+//! A client connects to a socket of type SOCK_SEQPACKET, sends one request with two descriptors, its dma-buf and its
+//! listening TCP socket, and gets one answer. What it is lent is its own as long as the connection lasts.
+
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, recv, sendmsg, socket_with,
+};
+
+/// A queue that the broker has taken for us.
+#[derive(Debug)]
+pub struct Loan {
+    /// The queue.
+    pub queue: u32,
+    /// The number of the binding, by which the kernel tells where payload is.
+    pub binding: u32,
+    /// Closed, it gives the queue back.
+    pub connection: OwnedFd,
+}
+
+/// Why there is no loan.
+#[derive(Debug)]
+pub enum NoLoan {
+    /// Nobody listens, or who does went away or is silent.
+    NoBroker(io::Error),
+    /// The broker has said why.
+    Refused {
+        /// The error number that comes closest.
+        errno: i32,
+        /// In words.
+        why: String,
+    },
+}
+
+impl Loan {
+    /// Asks the broker of this thread's network namespace to bind the dma-buf to a queue of the interface, and to steer
+    /// there what comes to the listening socket, which has to be one that the broker accepts (see `dmverbs broker
+    /// --help`).
+    ///
+    /// # Errors
+    /// There is no broker, or it refuses.
+    pub fn ask(ifindex: u32, dmabuf: BorrowedFd, listener: BorrowedFd) -> Result<Self, NoLoan> {
+        let path = path().map_err(NoLoan::NoBroker)?;
+        Self::ask_at(&path, ifindex, dmabuf, listener)
+    }
+
+    /// As [`Loan::ask`], of a broker that listens elsewhere.
+    ///
+    /// # Errors
+    /// There is no broker, or it refuses.
+    pub fn ask_at(path: &Path, ifindex: u32, dmabuf: BorrowedFd, listener: BorrowedFd) -> Result<Self, NoLoan> {
+        let mut answer = [0; Answer::LEN_MAX];
+        let (connection, len) = exchange(path, Request { ifindex }, [dmabuf, listener], &mut answer)
+            .map_err(|e| NoLoan::NoBroker(e.into()))?;
+        match Answer::decode(&answer[..len]) {
+            Some(Answer::Lent { queue, binding }) => Ok(Self { queue, binding, connection }),
+            Some(Answer::Refused { errno, why }) => Err(NoLoan::Refused { errno, why }),
+            None if len == 0 => Err(NoLoan::NoBroker(io::ErrorKind::UnexpectedEof.into())),
+            None => Err(NoLoan::NoBroker(io::ErrorKind::InvalidData.into())),
+        }
+    }
+}
+
+impl Display for NoLoan {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self {
+            Self::NoBroker(error) => write!(f, "no broker answers: {error}"),
+            Self::Refused { why, .. } => write!(f, "the broker refuses: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for NoLoan {}
+
+/// Where the broker of this thread's network namespace listens.
+///
+/// # Errors
+/// /proc does not tell the namespace's number.
+pub fn path() -> io::Result<PathBuf> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(Path::new(FOLDER).join(format!("broker-{namespace}.sock")))
+}
+
+const FOLDER: &str = "/run/dmverbs";
+/// As long as a client waits. The broker itself does not take as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn exchange(
+    path: &Path,
+    request: Request,
+    descriptors: [BorrowedFd; 2],
+    answer: &mut [u8],
+) -> rustix::io::Result<(OwnedFd, usize)> {
+    let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&connection, timeout, Some(PATIENCE))?;
+    }
+    connect(&connection, &SocketAddrUnix::new(path)?)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&connection, &[IoSlice::new(&request.encode())], &mut control, SendFlags::NOSIGNAL)?;
+    let (len, _) = recv(&connection, answer, RecvFlags::empty())?;
+    Ok((connection, len))
+}
+
+/// What a client asks for, beside its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The interface.
+    pub ifindex: u32,
+}
+
+impl Request {
+    /// Bytes of a request.
+    pub const LEN: usize = 12;
+
+    /// As it is sent: what it is, and the interface's index.
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..].copy_from_slice(&self.ifindex.to_le_bytes());
+        bytes
+    }
+
+    /// None if it is no request.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk::<8>()?;
+        let ifindex = u32::from_le_bytes(rest.try_into().ok()?);
+        (*magic == MAGIC).then_some(Self { ifindex })
+    }
+}
+
+/// What the broker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The queue is the client's.
+    Lent {
+        /// The queue.
+        queue: u32,
+        /// The binding's number.
+        binding: u32,
+    },
+    /// It is not to have one.
+    Refused {
+        /// The error number that comes closest; never 0.
+        errno: i32,
+        /// In words.
+        why: String,
+    },
+}
+
+impl Answer {
+    /// No answer is longer; words that are too long are cut.
+    pub const LEN_MAX: usize = 512;
+
+    /// As it is sent: the error number, and then either the two numbers or the words.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Lent { queue, binding } => [0, *queue, *binding].map(u32::to_le_bytes).concat(),
+            Self::Refused { errno, why } => {
+                let mut bytes = [&errno.to_le_bytes(), why.as_bytes()].concat();
+                bytes.truncate(Self::LEN_MAX);
+                bytes
+            }
+        }
+    }
+
+    /// None if it is no answer.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (errno, rest) = bytes.split_first_chunk()?;
+        let errno = i32::from_le_bytes(*errno);
+        if errno != 0 {
+            return Some(Self::Refused { errno, why: String::from_utf8_lossy(rest).into_owned() });
+        }
+        let (queue, rest) = rest.split_first_chunk()?;
+        let binding = rest.try_into().ok()?;
+        Some(Self::Lent { queue: u32::from_le_bytes(*queue), binding: u32::from_le_bytes(binding) })
+    }
+}
+
+/// The version is its last byte.
+const MAGIC: [u8; 8] = *b"dmverbs\x01";
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_are_read_as_they_were_written() {
+        let request = Request { ifindex: 0x0102_0304 };
+        assert_eq!(Request::decode(&request.encode()), Some(request));
+        let lent = Answer::Lent { queue: 3, binding: u32::MAX };
+        let refused = Answer::Refused { errno: libc::EBUSY, why: "no queue".to_owned() };
+        for answer in [lent, refused] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_not_taken_for_one() {
+        let good = Request { ifindex: 2 }.encode();
+        let mut other = good;
+        other[7] = 2;
+        for bad in [&good[..11], &[good.as_slice(), &[0]].concat(), &other, &[]] {
+            assert_eq!(Request::decode(bad), None, "{bad:?}");
+        }
+        for bad in [[].as_slice(), &[0; 3], &[0; 11], &[0; 13]] {
+            assert_eq!(Answer::decode(bad), None, "{bad:?}");
+        }
+        let long = Answer::Refused { errno: 1, why: "x".repeat(1000) };
+        assert_eq!(long.encode().len(), Answer::LEN_MAX);
+    }
+
+    #[test]
+    fn without_a_broker_it_says_so() {
+        let file = fs::File::open("/dev/null").unwrap();
+        let error = Loan::ask_at(Path::new("/run/dmverbs/none"), 1, file.as_fd(), file.as_fd()).unwrap_err();
+        assert!(error.to_string().starts_with("no broker answers: "), "{error}");
+    }
+}

@@ -1,0 +1,122 @@
+//! A queue of a NIC that puts payload into a dma-buf.
+
+use std::os::fd::BorrowedFd;
+
+use crate::error::{Error, Refusal};
+use crate::ethtool::{DataSplit, Ethtool};
+use crate::netdev::{Netdev, RxQueue};
+use crate::rules::{Protocol, RuleSpec};
+
+/// An RX queue that is bound to a dma-buf, and the rules that steer a TCP port to it.
+///
+/// Dropped, it deletes the rules, and then frees the queue.
+#[derive(Debug)]
+pub struct Lease {
+    ifindex: u32,
+    queue: u32,
+    binding: u32,
+    ethtool: Ethtool,
+    rules: Vec<u32>,
+    /// The binding lives as long as this.
+    _netdev: Netdev,
+}
+
+impl Lease {
+    /// Whether there is a queue to take; it needs no privilege to ask.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn find(ifindex: u32) -> Result<(), Error> {
+        vacant(&Ethtool::open()?, &Netdev::open()?, ifindex).map(drop)
+    }
+
+    /// Takes a queue to which RSS spreads nothing, binds the dma-buf to it, and steers this TCP port there, over these
+    /// protocols.
+    ///
+    /// It needs CAP_NET_ADMIN, and an interface with header split and such a queue: `dmverbs nic setup` prepares one.
+    /// Rules that steer something to that queue already are deleted: who had it before was killed.
+    ///
+    /// # Errors
+    /// What is missing, or refused; nothing of what was done stays.
+    pub fn take(ifindex: u32, dmabuf: BorrowedFd, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
+        let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
+        // These come before the queues: the rules of somebody who takes a queue now are not among them.
+        let rules = ethtool.rules(ifindex)?;
+        let queue = vacant(&ethtool, &netdev, ifindex)?;
+        for rule in rules.iter().filter(|rule| rule.queue == Some(queue)) {
+            ethtool.delete_rule(ifindex, rule.location)?;
+        }
+        let bind = |page_size| netdev.bind_rx(ifindex, dmabuf, &[queue], page_size);
+        let binding = bind(Some(LARGE)).or_else(|_| bind(None))?;
+        let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev };
+        for &protocol in protocols {
+            let spec = RuleSpec { protocol, dst_port: port };
+            lease.rules.push(lease.ethtool.insert_rule(ifindex, spec, queue)?);
+        }
+        Ok(lease)
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// The number of the binding, by which the kernel tells where payload is.
+    pub fn binding(&self) -> u32 {
+        self.binding
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        for &rule in &self.rules {
+            if let Err(e) = self.ethtool.delete_rule(self.ifindex, rule) {
+                tracing::warn!("a steering rule stays: {e}");
+            }
+        }
+    }
+}
+
+/// Bytes of a buffer of the queue, where the NIC has more to offer than a page: fewer pieces to copy.
+const LARGE: u32 = 64 << 10;
+
+/// The last queue that nobody has and that RSS spreads nothing to.
+fn vacant(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+    let refused = |errno, message: &str| {
+        let refusal = Refusal { errno, message: Some(format!("{message} (see `dmverbs nic`)")) };
+        ethtool.refused(refusal, "take a queue", ifindex)
+    };
+    if ethtool.rings(ifindex)?.tcp_data_split != Some(DataSplit::Enabled) {
+        return Err(refused(libc::EOPNOTSUPP, "header split is not on"));
+    }
+    let (spread, queues) = (ethtool.rss_table(ifindex)?, netdev.rx_queues(ifindex)?);
+    choose(&queues, &spread).ok_or_else(|| refused(libc::EBUSY, "there is no free one that RSS spreads nothing to"))
+}
+
+fn choose(queues: &[RxQueue], spread: &[u32]) -> Option<u32> {
+    let free = |queue: &&RxQueue| queue.dmabuf.is_none() && !queue.taken && !spread.contains(&queue.id);
+    queues.iter().rev().find(free).map(|queue| queue.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_queue_that_nobody_has_is_taken() {
+        let queue = |id| RxQueue { id, napi_id: None, dmabuf: None, taken: false };
+        let mut queues = [0, 1, 2, 3].map(queue);
+        assert_eq!(choose(&queues, &[0, 1]), Some(3));
+        queues[3].dmabuf = Some(7);
+        assert_eq!(choose(&queues, &[0, 1]), Some(2));
+        queues[2].taken = true;
+        assert_eq!(choose(&queues, &[0, 1]), None);
+    }
+
+    #[test]
+    fn an_interface_without_header_split_has_none() {
+        let lo = Ethtool::open().unwrap().ifindex("lo").unwrap();
+        let error = Lease::find(lo).unwrap_err();
+        assert!(error.is_unsupported() && !error.is_denied(), "{error}");
+    }
+}
