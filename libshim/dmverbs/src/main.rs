@@ -2,9 +2,11 @@
 //!
 //! `run` makes the program's environment and becomes the program (`program` finds it); `libdir` keeps the folder
 //! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see. `nic` prepares an
-//! interface for device memory, and `doctor` tells what this machine has for it.
+//! interface for device memory, `broker` takes queues of it for those who may not, and `doctor` tells what this machine
+//! has for it.
 #![cfg_attr(not(test), no_main)]
 
+mod broker;
 mod devices;
 mod doctor;
 mod failure;
@@ -42,6 +44,7 @@ enum Command {
     Devices,
     Top(top::Top),
     Nic(nic::Nic),
+    Broker(broker::Broker),
     Doctor(doctor::Doctor),
 }
 
@@ -63,6 +66,7 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Devices => devices::print(),
         Command::Top(top) => top.run(),
         Command::Nic(nic) => nic.run(),
+        Command::Broker(broker) => broker.run(),
         Command::Doctor(doctor) => doctor.run(),
     }
 }

@@ -1,0 +1,133 @@
+//! What the broker does not need, it cannot do: it speaks with everybody.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::io;
+
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+/// Gives up every capability but CAP_NET_ADMIN, for good. Threads that are there already keep theirs.
+pub fn capabilities() -> io::Result<()> {
+    thread::set_no_new_privs(true)?;
+    for capability in (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
+        match thread::capability_is_in_bounding_set(capability) {
+            Ok(true) if capability != CapabilitySet::NET_ADMIN => {
+                thread::remove_capability_from_bounding_set(capability)?;
+            }
+            Ok(_) => {}
+            // The kernel knows no further ones.
+            Err(_) => break,
+        }
+    }
+    thread::clear_ambient_capability_set()?;
+    let only = CapabilitySet::NET_ADMIN;
+    let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
+    Ok(thread::set_capabilities(None, sets)?)
+}
+
+/// Has the kernel refuse system calls that serving needs none of: EPERM. It is for all threads, and for good.
+pub fn system_calls() -> io::Result<()> {
+    let filter = filter().map_err(io::Error::other)?;
+    seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other)
+}
+
+fn filter() -> Result<BpfProgram, seccompiler::Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALWAYS.into_iter().map(|call| (call, Vec::new())).collect();
+    // No sockets but netlink's, no other generic netlink but through those, and no memory that can be run.
+    rules.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?]);
+    let controls = [SIOCETHTOOL, libc::SIOCGIFNAME, libc::SIOCGIFINDEX];
+    let controls: Result<_, _> = controls.into_iter().map(|control| rule(1, SeccompCmpOp::Eq, control)).collect();
+    rules.insert(libc::SYS_ioctl, controls?);
+    let executable = libc::PROT_EXEC as u64;
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![rule(2, SeccompCmpOp::MaskedEq(executable), 0)?]);
+    }
+    let (refuse, allow) = (SeccompAction::Errno(libc::EPERM.cast_unsigned()), SeccompAction::Allow);
+    Ok(SeccompFilter::new(rules, refuse, allow, ARCH.try_into()?)?.try_into()?)
+}
+
+/// That this argument is so.
+fn rule(argument: u8, is: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::Error> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+const SIOCETHTOOL: u64 = 0x8946;
+
+/// Calls that are allowed whatever their arguments.
+const ALWAYS: [i64; 38] = [
+    // Clients, and the signal to stop.
+    libc::SYS_accept4,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    // Their descriptors.
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_fstatfs,
+    libc::SYS_lseek,
+    // Netlink.
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_setsockopt,
+    // The log, and the socket's end.
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Memory, locks, time, and the end of threads.
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_fits_the_kernels_limit() {
+        const BPF_MAXINSNS: usize = 4096;
+        let filter = filter().unwrap();
+        assert!((1..BPF_MAXINSNS).contains(&filter.len()), "{}", filter.len());
+    }
+
+    #[test]
+    fn a_confined_thread_still_finds_interfaces_but_opens_no_file() {
+        let confined = std::thread::spawn(|| {
+            thread::set_no_new_privs(true).unwrap();
+            seccompiler::apply_filter(&filter().unwrap()).unwrap();
+            let ethtool = dmverbs_netdev::Ethtool::open();
+            let index = ethtool.and_then(|ethtool| ethtool.ifindex("lo"));
+            let file = std::fs::File::open("/dev/null").map(drop).map_err(|e| e.kind());
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.kind());
+            (index.map_err(|e| e.to_string()), file, socket)
+        });
+        let (index, file, socket) = confined.join().unwrap();
+        assert!(index.is_ok(), "{index:?}");
+        assert_eq!((file, socket), (Err(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied)));
+    }
+}

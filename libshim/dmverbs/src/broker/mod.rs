@@ -1,0 +1,134 @@
+//! `dmverbs broker`: takes RX queues for processes that may not.
+//!
+//! `request` judges what a client sends, `serve` keeps the clients and what they are lent, `confine` gives up what the
+//! broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
+
+mod confine;
+mod request;
+mod serve;
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use dmverbs_netdev::{Ethtool, broker};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+use crate::failure::Failure;
+use crate::privilege;
+use request::Discard;
+use serve::{Limits, Server};
+
+/// Let unprivileged processes receive into device memory.
+///
+/// Programs on dmverbs that have no CAP_NET_ADMIN ask the broker of their network namespace for an RX queue of an
+/// interface. It takes one that is free and that RSS spreads nothing to, binds the program's dma-buf to it, and steers
+/// there the port of the program's listening TCP socket. That one has to be of the broker's network namespace, bound to
+/// the interface, and to no single address. The queue goes back when the program closes its connection or ends, or the
+/// broker does.
+///
+/// Only interfaces that `dmverbs nic setup` has prepared have such queues; the broker changes no settings. It needs
+/// CAP_NET_ADMIN and gives up all else; it runs until SIGTERM or SIGINT. Who may use it is a matter of who can reach the
+/// socket: everybody on this machine, unless --mode says less.
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// Where to listen, instead of /run/dmverbs/broker-NAMESPACE.sock
+    ///
+    /// Programs look there only; NAMESPACE is the number that `readlink /proc/self/ns/net` shows.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// The socket's mode; its group is that of the broker
+    #[arg(long, value_name = "OCTAL", default_value = "0666", value_parser = mode)]
+    mode: u32,
+
+    /// How many queues a user may have at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    leases_per_user: u32,
+}
+
+impl Broker {
+    /// Serves until it is told to stop.
+    pub fn run(&self) -> Result<(), Failure> {
+        if !privilege::has_net_admin() {
+            return Err(Failure::refused("the broker takes queues, which needs CAP_NET_ADMIN: run it as root"));
+        }
+        dmverbs_ffi::log::start().map_err(Failure::ours)?;
+        let path = match &self.socket {
+            Some(path) => path.clone(),
+            None => broker::path().map_err(Failure::ours)?,
+        };
+        let namespace = Ethtool::open().and_then(|ethtool| ethtool.namespace()).map_err(Failure::ours)?;
+        let stop = stop().map_err(Failure::ours)?;
+        let listener = self.listen(&path)?;
+        let limits = Limits { leases_per_user: self.leases_per_user as usize };
+        let served = confine::capabilities()
+            .and_then(|()| Discard::start())
+            .map_err(Failure::ours)
+            .and_then(|discard| confine::system_calls().map(|()| discard).map_err(Failure::ours))
+            .and_then(|discard| {
+                serve::say(format_args!("listening at {}", path.display()));
+                Server::new(listener, stop, namespace, limits, discard).run().map_err(Failure::ours)
+            });
+        // Nobody can have put another in its place: that one would have been refused while we were listening.
+        let _ = fs::remove_file(&path);
+        served
+    }
+
+    fn listen(&self, path: &Path) -> Result<OwnedFd, Failure> {
+        let at = |e: io::Error| Failure::refused(format!("{}: {e}", path.display()));
+        if let Some(folder) = path.parent() {
+            create(folder).map_err(at)?;
+        }
+        let address = SocketAddrUnix::new(path).map_err(|e| at(e.into()))?;
+        let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, kind, None);
+        let listener = socket().map_err(Failure::ours)?;
+        match bind(&listener, &address) {
+            Err(rustix::io::Errno::ADDRINUSE) => {
+                // One that was killed leaves its socket.
+                if connect(socket().map_err(Failure::ours)?, &address) != Err(rustix::io::Errno::CONNREFUSED) {
+                    return Err(Failure::refused(format!("{}: another broker listens there", path.display())));
+                }
+                fs::remove_file(path).map_err(at)?;
+                bind(&listener, &address).map_err(|e| at(e.into()))?;
+            }
+            done => done.map_err(|e| at(e.into()))?,
+        }
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(self.mode)).map_err(at)?;
+        listen(&listener, BACKLOG).map_err(|e| at(e.into()))?;
+        Ok(listener)
+    }
+}
+
+const BACKLOG: i32 = 64;
+
+/// What becomes readable when the broker is to stop.
+fn stop() -> io::Result<UnixStream> {
+    let (stop, tell) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        pipe::register(signal, tell.try_clone()?)?;
+    }
+    Ok(stop)
+}
+
+fn create(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create(folder) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("an octal number up to 0777 is wanted".to_owned()),
+    }
+}
