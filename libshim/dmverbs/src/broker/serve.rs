@@ -64,8 +64,8 @@ struct Events {
     clients: Vec<(PollFlags, PollFlags)>,
 }
 
-/// Connections, of all users.
-const MOST: usize = 256;
+/// Connections, of all users; with what each holds they fit the usual limit of 1,024 descriptors.
+const MOST: usize = 128;
 /// Connections of a user beyond those that have a queue.
 const ASKING: usize = 4;
 /// A client that has connected asks in this time.

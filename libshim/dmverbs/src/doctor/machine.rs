@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dmverbs_netdev::broker;
 use dmverbs_provider::object;
 
 use super::Check;
@@ -43,12 +44,17 @@ pub fn kernel() -> Vec<Check> {
         let new_enough = version(&release).is_some_and(|found| found >= (major, minor));
         Check::of(new_enough, what, format!("Linux {release}"), format!("Linux {major}.{minor} or later"))
     };
-    let detail = if privilege::has_net_admin() { "this process has it" } else { "this process does not have it" };
+    let lent = broker::path().is_ok_and(|path| path.exists());
+    let (allowed, detail) = match (privilege::has_net_admin(), lent) {
+        (true, _) => (true, "this process has it"),
+        (false, true) => (true, "the broker has it"),
+        (false, false) => (false, "this process does not have it, and there is no broker"),
+    };
     let what = "CAP_NET_ADMIN, to receive into device memory";
     vec![
         kernel("kernel, to receive into device memory", RX_KERNEL),
         kernel("kernel, to send from device memory", TX_KERNEL),
-        Check::of(privilege::has_net_admin(), what, detail, "run as root"),
+        Check::of(allowed, what, detail, "run as root, or run `dmverbs broker` as root"),
     ]
 }
 
