@@ -4,9 +4,9 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use dmverbs_netdev::broker::Request;
@@ -156,21 +156,24 @@ pub struct Discard {
 }
 
 impl Discard {
-    /// Starts the thread that closes.
+    /// Starts the thread that closes, and waits until it runs: to start takes system calls that are forbidden later.
     ///
     /// # Errors
     /// There can be no thread.
     pub fn start() -> io::Result<Self> {
         let (to_close, closing) = mpsc::channel::<OwnedFd>();
         let count = Arc::new(AtomicUsize::new(0));
-        let left = count.clone();
+        let (left, runs) = (count.clone(), Arc::new(Barrier::new(2)));
+        let running = runs.clone();
         thread::Builder::new().name("discard".to_owned()).spawn(move || {
+            running.wait();
             for descriptor in closing {
                 drop(descriptor);
                 // Relaxed: it is a number, and orders nothing.
                 left.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
+        runs.wait();
         Ok(Self { to_close, count })
     }
 
