@@ -14,6 +14,8 @@ pub struct Config {
     pub port_range: Option<RangeInclusive<u16>>,
     /// `DMVERBS_IFNAMES`: the interfaces to offer.
     pub ifnames: IfNames,
+    /// `DMVERBS_DEVMEM`: whether memory of devices is sent and received without the host where that is possible.
+    pub devmem: Devmem,
     /// Variables called `DMVERBS_…` that mean nothing: mistyped, or of another version.
     unknown: Vec<String>,
 }
@@ -28,6 +30,16 @@ impl Config {
             }
         });
     }
+}
+
+/// What happens to memory of devices.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Devmem {
+    /// NICs send from it and receive into it where they can: `on`.
+    #[default]
+    On,
+    /// It passes through the host: `off`.
+    Off,
 }
 
 /// Which interfaces are offered as devices.
@@ -95,6 +107,7 @@ fn parse(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Con
             "DMVERBS_LOG" => config.log = Some(text()?.to_owned()),
             "DMVERBS_PORT_RANGE" => config.port_range = Some(ports(text()?).map_err(|why| refuse(&why))?),
             "DMVERBS_IFNAMES" => config.ifnames = names(text()?).map_err(|why| refuse(&why))?,
+            "DMVERBS_DEVMEM" => config.devmem = devmem(text()?).map_err(refuse)?,
             _ => config.unknown.push(name.to_owned()),
         }
     }
@@ -109,6 +122,14 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
         return Err("must be LOW-HIGH with 1 <= LOW <= HIGH".into());
     }
     Ok(low..=high)
+}
+
+fn devmem(text: &str) -> Result<Devmem, &'static str> {
+    match text {
+        "on" => Ok(Devmem::On),
+        "off" => Ok(Devmem::Off),
+        _ => Err("must be on or off"),
+    }
 }
 
 fn names(text: &str) -> Result<IfNames, String> {
@@ -151,6 +172,7 @@ mod tests {
             let error = parsed(&[("DMVERBS_PORT_RANGE", bad)]).unwrap_err();
             assert!(error.starts_with(&format!("DMVERBS_PORT_RANGE={bad:?}: ")), "{error}");
         }
+        assert_eq!(parsed(&[("DMVERBS_DEVMEM", "no")]).unwrap_err(), "DMVERBS_DEVMEM=\"no\": must be on or off");
         assert!(parsed(&[("DMVERBS_IFNAMES", "a,,b")]).unwrap_err().starts_with("DMVERBS_IFNAMES=\"a,,b\": "));
     }
 }

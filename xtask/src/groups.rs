@@ -23,7 +23,7 @@ pub struct Group {
 }
 
 /// All groups.
-pub const GROUPS: [Group; 10] = [
+pub const GROUPS: [Group; 11] = [
     Group { name: "fmt", about: "the code is formatted", run: || verdict(cargo()?.args(["fmt", "--all", "--check"])) },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
     Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
@@ -38,6 +38,7 @@ pub const GROUPS: [Group; 10] = [
     Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
     Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
     Group { name: "vm", about: "the kernel modules, and what needs them, in a virtual machine", run: vm::test },
+    Group { name: "devmem", about: "memory of devices under verbs, in the virtual machine", run: vm::test_devmem },
 ];
 
 /// The groups' names.

@@ -70,7 +70,7 @@ impl Digest {
         let passed = line.starts_with("test ") && line.ends_with(" ... ok");
         let empty =
             line.is_empty() || line.starts_with("running ") || line.starts_with("test result: ok. 0 passed; 0 ");
-        line.starts_with("skipped: ") || !(self.in_successes || passed || empty)
+        line.starts_with("skipped: ") || line.starts_with("summary: ") || !(self.in_successes || passed || empty)
     }
 }
 

@@ -93,6 +93,12 @@ pub fn test() -> Result<Tally> {
     Ok(tally)
 }
 
+/// Runs the tests of `tests/devmem/cases`.
+pub fn test_devmem() -> Result<Tally> {
+    build::c_programs()?;
+    Ok(Run::prepare(Kernel::V7_3, "kernel/vm/check -C tests/devmem/cases", TEST_SECONDS)?.boot(count)?.1)
+}
+
 /// Looks at the style of the modules as the kernel's maintainers do.
 fn checkpatch(machine: &Path) -> Result<Tally> {
     println!("checkpatch.pl --strict");

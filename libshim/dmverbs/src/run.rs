@@ -35,6 +35,10 @@ pub struct Run {
     #[arg(long, value_name = "LIST", value_parser = interfaces)]
     ifnames: Option<String>,
 
+    /// Whether memory of devices is sent and received without the host where that is possible (sets DMVERBS_DEVMEM)
+    #[arg(long, value_name = "ON|OFF", value_parser = ["on", "off"])]
+    devmem: Option<String>,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
     program: Vec<OsString>,
@@ -56,8 +60,12 @@ impl Run {
     }
 
     fn environment(&self, libdir: &Libdir) -> Vec<(OsString, OsString)> {
-        let options =
-            [("DMVERBS_LOG", &self.log), ("DMVERBS_PORT_RANGE", &self.port_range), ("DMVERBS_IFNAMES", &self.ifnames)];
+        let options = [
+            ("DMVERBS_LOG", &self.log),
+            ("DMVERBS_PORT_RANGE", &self.port_range),
+            ("DMVERBS_IFNAMES", &self.ifnames),
+            ("DMVERBS_DEVMEM", &self.devmem),
+        ];
         let mut ours: Vec<(OsString, OsString)> = vec![(LIBDIR_VARIABLE.into(), libdir.path().into())];
         ours.extend(options.into_iter().filter_map(|(name, value)| Some((name.into(), value.as_ref()?.into()))));
         ours.push(("LD_LIBRARY_PATH".into(), before(&[libdir.path().to_owned()], "LD_LIBRARY_PATH", b":;")));

@@ -641,7 +641,8 @@ impl Link {
         });
         let flushed = batch.flush(&mut control, lane.as_mut());
         // What the kernel would not take from a device counts as what it is.
-        let rescued = batch.take_rescued();
+        let (rescued, sends) = batch.take_counts();
+        traffic.device_sends += sends;
         traffic.device_sent -= rescued;
         traffic.staged_sent += rescued;
         let flushed = flushed?;
@@ -718,6 +719,16 @@ impl Inner {
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
         self.engine.set_paused(paused);
+    }
+
+    /// Lets go of regions that are no longer live.
+    pub(crate) fn forget_revoked(&mut self) {
+        self.named.take_if(|region| !region.is_live());
+        self.sends.forget_revoked();
+        self.receives.forget_revoked();
+        for answer in &mut self.reads {
+            answer.take_if(|answer| !answer.memory.is_live());
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {

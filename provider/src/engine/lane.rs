@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::conn::{Conn, Inner, Link};
 use super::receive::Received;
 use super::{LANE_IN, LANE_LISTENER, LANE_OUT, Progress};
+use crate::config::Devmem;
 use crate::mem::{Device, Kind, Region};
 use crate::sys::devmem::{self, Landing, Piece, Tokens};
 use crate::sys::epoll::{Event, Interest};
@@ -68,8 +69,11 @@ const STRANGERS: usize = 1024;
 const STRANGER_TIME: Tick = 5_000_000_000;
 
 /// The queues that are ours, and who meets whom at their ports.
-#[derive(Debug, Default)]
-pub(crate) struct Lanes(Mutex<Meeting>);
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    devmem: Devmem,
+    meeting: Mutex<Meeting>,
+}
 
 #[derive(Debug, Default)]
 struct Meeting {
@@ -79,10 +83,14 @@ struct Meeting {
 }
 
 impl Lanes {
+    pub(super) fn new(devmem: Devmem) -> Lanes {
+        Lanes { devmem, meeting: Mutex::default() }
+    }
+
     /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had.
     pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
-        let mut meeting = self.0.lock();
-        if meeting.receivers.iter().any(|receiver| receiver.serves(ifindex, device.kind())) {
+        let mut meeting = self.meeting.lock();
+        if self.devmem == Devmem::Off || meeting.receivers.iter().any(|r| r.serves(ifindex, device.kind())) {
             return;
         }
         let receiver = match Receiver::open(ifindex, device, progress.registry.ports()) {
@@ -102,17 +110,17 @@ impl Lanes {
     }
 
     fn find(&self, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
-        self.0.lock().receivers.iter().find(|receiver| receiver.serves(ifindex, kind)).cloned()
+        self.meeting.lock().receivers.iter().find(|receiver| receiver.serves(ifindex, kind)).cloned()
     }
 
     /// Gives the queues back.
     pub(super) fn close(&self) {
-        self.0.lock().receivers.clear();
+        self.meeting.lock().receivers.clear();
     }
 
     /// Somebody has connected to a lane's port.
     pub(super) fn accept(&self, index: u64) {
-        let Some(receiver) = self.0.lock().receivers.get(index as usize).cloned() else { return };
+        let Some(receiver) = self.meeting.lock().receivers.get(index as usize).cloned() else { return };
         loop {
             match socket::accept(receiver.listener()) {
                 Ok(Some((socket, from))) => self.came(socket, from),
@@ -126,7 +134,7 @@ impl Lanes {
     }
 
     fn came(&self, socket: Socket, from: SocketAddr) {
-        let mut meeting = self.0.lock();
+        let mut meeting = self.meeting.lock();
         if let Some(i) = meeting.expected.iter().position(|(address, _)| *address == from) {
             let (_, conn) = meeting.expected.swap_remove(i);
             drop(meeting);
@@ -144,7 +152,7 @@ impl Lanes {
 
     /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
     fn meet(&self, conn: &Arc<Conn>, from: SocketAddr) -> Option<Socket> {
-        let mut meeting = self.0.lock();
+        let mut meeting = self.meeting.lock();
         if let Some(i) = meeting.strangers.iter().position(|(_, address, _)| *address == from) {
             return Some(meeting.strangers.swap_remove(i).2);
         }
@@ -154,7 +162,7 @@ impl Lanes {
     }
 
     pub(super) fn forget(&self, conn: &Arc<Conn>) {
-        self.0.lock().expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+        self.meeting.lock().expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
     }
 }
 
@@ -237,6 +245,9 @@ impl Conn {
 
     fn on_offer(&self, inner: &mut Inner, port: u16, rkey: u32, challenge: u64) -> io::Result<()> {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return Ok(()) };
+        if self.progress.lanes.devmem == Devmem::Off {
+            return Ok(());
+        }
         if link.lane_out.is_none() {
             let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()))?;
             socket::keep_alive(socket.as_fd())?;
@@ -377,10 +388,11 @@ impl Conn {
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         inner.engine.on_moved();
         inner.traffic.received += n as u64;
+        inner.traffic.lane_receives += 1;
         let placed = self.place_pieces(inner, receiver.memory().0, landing);
         // Whatever has become of them: the memory goes back to the queue.
         if let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) {
-            give_back(socket, &landing.pieces)?;
+            inner.traffic.token_returns += give_back(socket, &landing.pieces)?;
         }
         if placed {
             self.advance(inner, n);
@@ -447,13 +459,13 @@ impl Link {
     }
 }
 
-/// Gives the memory of pieces back to the queue, which the NIC waits for.
-fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<()> {
+/// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
+fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
     /// Of one call; net/core/sock.c.
     const RUNS: usize = 128;
     const TOKENS: u32 = 1024;
     let mut runs: Vec<Tokens> = Vec::new();
-    let mut count = 0;
+    let (mut count, mut calls) = (0, 0);
     for piece in pieces {
         let Piece::Device { token, .. } = *piece else { continue };
         match runs.last_mut() {
@@ -463,11 +475,16 @@ fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<()> {
         count += 1;
         if count == TOKENS || runs.len() == RUNS {
             devmem::give_back(socket, &runs)?;
+            calls += 1;
             runs.clear();
             count = 0;
         }
     }
-    if runs.is_empty() { Ok(()) } else { devmem::give_back(socket, &runs) }
+    if !runs.is_empty() {
+        devmem::give_back(socket, &runs)?;
+        calls += 1;
+    }
+    Ok(calls)
 }
 
 /// The kind of memory of `region`, and the key under which peers know it, if it is a device's.

@@ -34,7 +34,8 @@ use registry::Registry;
 use report::Reporter;
 use wake::{Plan, Standby, Watch};
 
-use crate::mem::{PdId, Region};
+use crate::config::Devmem;
+use crate::mem::Region;
 use crate::object::Error;
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
@@ -129,7 +130,7 @@ impl Progress {
         }
         let config = crate::config::config()?;
         let engine = ENGINE.get_or_init({
-            let progress = Progress::new(config.port_range.clone())?;
+            let progress = Progress::new(config.port_range.clone(), config.devmem)?;
             || progress
         });
         std::thread::Builder::new().name("dmverbs".into()).spawn(|| engine.run())?;
@@ -141,7 +142,7 @@ impl Progress {
         Ok(engine)
     }
 
-    fn new(ports: Option<std::ops::RangeInclusive<u16>>) -> Result<Progress, Error> {
+    fn new(ports: Option<std::ops::RangeInclusive<u16>>, devmem: Devmem) -> Result<Progress, Error> {
         let epoll = Epoll::new()?;
         let kick = EventFd::new(false)?;
         epoll.add(kick.as_fd(), KICK, Interest::READ)?;
@@ -168,8 +169,8 @@ impl Progress {
             batches: BatchPool::default(),
             registry: Registry::new(ports),
             links,
-            lanes: Lanes::default(),
-            bindings: Bindings::default(),
+            lanes: Lanes::new(devmem),
+            bindings: Bindings::new(devmem),
             reporter,
             turn: Mutex::new(turn),
             listed: Mutex::default(),
@@ -207,13 +208,6 @@ impl Progress {
     pub(crate) fn prepare(&self, ifindex: u32, region: &Region) {
         if let Some(device) = region.device() {
             self.lanes.prepare(self, ifindex, device);
-        }
-    }
-
-    /// A region is gone.
-    pub(crate) fn forget_region(&self, region: &Region) {
-        if region.device().is_some() {
-            self.bindings.forget(region.key());
         }
     }
 
@@ -392,11 +386,19 @@ impl Progress {
         self.wake();
     }
 
-    /// Waits until nobody touches memory for a QP of `pd` by what it knew before.
-    pub(crate) fn quiesce(&self, pd: PdId) {
+    /// Waits until nobody touches a revoked region for a QP of its protection domain by what it knew before. A device
+    /// then has its memory back.
+    pub(crate) fn quiesce(&self, region: &Region) {
+        let on_device = region.device().is_some();
+        if on_device {
+            self.bindings.forget(region.key());
+        }
         for conn in self.registry.all() {
-            if conn.pd.id() == pd {
-                drop(conn.lock());
+            if conn.pd.id() == region.pd() {
+                let mut inner = conn.lock();
+                if on_device {
+                    inner.forget_revoked();
+                }
             }
         }
     }

@@ -52,6 +52,21 @@ impl SlotRing {
         self.last = None;
     }
 
+    /// Lets go of regions that are no longer live; requests that name them have a fault.
+    pub(crate) fn forget_revoked(&mut self) {
+        self.last.take_if(|region| !region.is_live());
+        for slot in &mut self.slots {
+            let live = match &slot.memory {
+                Memory::One(span) => span.is_live(),
+                Memory::Many(spans) => spans.iter().all(Span::is_live),
+                Memory::None | Memory::Inline(_) => true,
+            };
+            if !live {
+                *slot = Slot { memory: Memory::None, fault: Some(AccessError::NoKey) };
+            }
+        }
+    }
+
     /// The memory of a request; each element must grant `need`.
     ///
     /// # Errors
@@ -309,6 +324,21 @@ mod tests {
         assert_eq!(ask(sge(&region, 0, 1), PdId(8), Access::empty()), Err(AccessError::NoKey));
         region.revoke();
         assert_eq!(ask(sge(&region, 0, 1), PD, Access::empty()), Err(AccessError::NoKey));
+    }
+
+    #[test]
+    fn a_revoked_region_is_let_go_of_and_its_requests_have_a_fault() {
+        let (mut gone, mut stays) = (vec![0; 64], vec![1; 64]);
+        let [gone, stays] = [&mut gone, &mut stays].map(|bytes| region(bytes, Access::empty()));
+        let mut ring = SlotRing::new(3);
+        ring.resolve(0, &[sge(&stays, 0, 8), sge(&gone, 0, 8)], PD, Access::empty()).unwrap();
+        ring.resolve(1, &[sge(&stays, 0, 8)], PD, Access::empty()).unwrap();
+        ring.resolve(2, &[sge(&gone, 0, 8)], PD, Access::empty()).unwrap();
+        crate::mem::keys().remove(gone.key());
+        gone.revoke();
+        ring.forget_revoked();
+        assert_eq!(Arc::strong_count(&gone), 1);
+        assert_eq!([0, 1, 2].map(|slot| ring.copy_out(slot, 0, 8, &mut Vec::new()).is_ok()), [false, true, false]);
     }
 
     #[test]

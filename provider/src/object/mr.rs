@@ -105,8 +105,7 @@ impl Mr {
 fn revoke(pd: &Pd, region: &Arc<Region>) {
     region.revoke();
     mem::keys().remove(region.key());
-    pd.context().progress().forget_region(region);
-    pd.context().progress().quiesce(pd.id());
+    pd.context().progress().quiesce(region);
 }
 
 fn check(access: Access) -> Result<(), Error> {

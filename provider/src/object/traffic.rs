@@ -25,6 +25,12 @@ pub struct Traffic {
     pub device_sent: u64,
     /// Sent from memory of a device: it passed through the host.
     pub staged_sent: u64,
+    /// System calls that read from a lane, that gave memory back to its queue, and that sent from memory of a device.
+    pub lane_receives: u64,
+    /// See above.
+    pub token_returns: u64,
+    /// See above.
+    pub device_sends: u64,
 }
 
 impl Traffic {

@@ -52,8 +52,8 @@ pub(crate) struct Queue {
     /// Segments wholly sent, and bytes sent of the next one.
     done: usize,
     skip: usize,
-    /// Bytes of devices that the host had to send.
-    rescued: u64,
+    /// Bytes of devices that the host had to send, and system calls that sent others.
+    counts: (u64, u64),
 }
 
 /// How full a queue was.
@@ -127,9 +127,10 @@ impl Batch {
         Ok(if all { Flushed::All } else { Flushed::Blocked })
     }
 
-    /// Bytes of devices that the host had to send since the last call.
-    pub(crate) fn take_rescued(&mut self) -> u64 {
-        std::mem::take(&mut self.control.rescued) + std::mem::take(&mut self.lane.rescued)
+    /// Bytes of devices that the host had to send since the last call of this, and system calls that sent others.
+    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
+        let [(a, b), (c, d)] = [&mut self.control, &mut self.lane].map(|queue| std::mem::take(&mut queue.counts));
+        (a + c, b + d)
     }
 
     /// Empties it for reuse.
@@ -263,6 +264,7 @@ impl Queue {
         match devmem::send(outlet.socket, payload.binding.id(), at, left) {
             Ok(n) => {
                 outlet.notices.called();
+                self.counts.1 += 1;
                 self.advance(n);
                 if n < left {
                     return Ok(Wait::Room);
@@ -288,7 +290,7 @@ impl Queue {
         let (from, at) = (self.stage.len(), payload.at + self.skip as u64);
         device.read(at, payload.len - self.skip, &mut self.stage)?;
         self.segments[self.done] = Segment::Stage { from, to: self.stage.len() };
-        self.rescued += (self.stage.len() - from) as u64;
+        self.counts.0 += (self.stage.len() - from) as u64;
         self.skip = 0;
         Ok(())
     }

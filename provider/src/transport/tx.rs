@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dmverbs_netdev::Netdev;
 use parking_lot::Mutex;
 
+use crate::config::Devmem;
 use crate::mem::Region;
 
 /// A dma-buf that was bound for sending, as long as this lives.
@@ -33,16 +34,23 @@ impl Binding {
 }
 
 /// The process's dma-bufs that are bound for sending: by key of their region and interface. `None` for those that cannot.
-#[derive(Debug, Default)]
-pub(crate) struct Bindings(Mutex<HashMap<(u32, u32), MaybeBinding>>);
+#[derive(Debug)]
+pub(crate) struct Bindings {
+    devmem: Devmem,
+    bound: Mutex<HashMap<(u32, u32), MaybeBinding>>,
+}
 
 type MaybeBinding = Option<Arc<Binding>>;
 
 impl Bindings {
+    pub(crate) fn new(devmem: Devmem) -> Bindings {
+        Bindings { devmem, bound: Mutex::default() }
+    }
+
     /// The binding of a region's dma-buf to an interface, made when it is first asked for.
     pub(crate) fn of(&self, region: &Region, ifindex: u32) -> Option<Arc<Binding>> {
-        let device = region.device()?;
-        let mut bindings = self.0.lock();
+        let device = region.device().filter(|_| self.devmem == Devmem::On)?;
+        let mut bindings = self.bound.lock();
         let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
             let bind = || {
                 let socket = Netdev::open()?;
@@ -56,6 +64,6 @@ impl Bindings {
 
     /// The region is gone.
     pub(crate) fn forget(&self, key: u32) {
-        self.0.lock().retain(|(of, _), _| *of != key);
+        self.bound.lock().retain(|(of, _), _| *of != key);
     }
 }

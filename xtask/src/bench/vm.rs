@@ -30,8 +30,17 @@ struct Run {
 struct Ratio {
     of: &'static str,
     to: &'static str,
+    figure: Figure,
     bound: Bound,
     ratio: Stats,
+}
+
+/// What is compared of two runs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+enum Figure {
+    Bandwidth,
+    /// Processor time for 10^9 bytes.
+    Processor,
 }
 
 /// Measures, and prints.
@@ -48,14 +57,18 @@ impl Report {
             let (name, run) = parse(line).with_context(|| format!("not a run: {line:?}"))?;
             runs.entry(name.to_owned()).or_default().push(run);
         }
-        let ratio = |(of, to, bound): &(&'static str, &'static str, Bound)| -> Result<Ratio> {
+        let ratio = |&(of, to, figure, bound): &Comparison| -> Result<Ratio> {
             let rates = |name| runs.get(name).with_context(|| format!("no run of {name}"));
-            let (ours, theirs) = (rates(*of)?, rates(*to)?);
+            let (ours, theirs) = (rates(of)?, rates(to)?);
             ensure!(ours.len() == theirs.len(), "{of} and {to} ran {} and {} times", ours.len(), theirs.len());
-            let ratios = ours.iter().zip(theirs).map(|(a, b)| a.bytes_per_second / b.bytes_per_second);
-            Ok(Ratio { of, to, bound: *bound, ratio: Stats::of(ratios).context("no rounds")? })
+            let value = |run: &Run| match figure {
+                Figure::Bandwidth => run.bytes_per_second,
+                Figure::Processor => run.cpu_seconds_per_gb,
+            };
+            let ratios = ours.iter().zip(theirs).map(|(a, b)| value(a) / value(b));
+            Ok(Ratio { of, to, figure, bound, ratio: Stats::of(ratios).context("no rounds")? })
         };
-        let ratios = RATIOS.iter().map(ratio).collect::<Result<_>>()?;
+        let ratios = COMPARISONS.iter().map(ratio).collect::<Result<_>>()?;
         Ok(Report { runs, ratios })
     }
 }
@@ -70,10 +83,12 @@ impl std::fmt::Display for Report {
             let (rate, processor) = (shown(|run| run.bytes_per_second / 1e6), shown(|run| run.cpu_seconds_per_gb));
             writeln!(f, "{name:<28} {rate:>24} MB/s {processor:>24} s/GB")?;
         }
-        for Ratio { of, to, bound, ratio } in &self.ratios {
-            write!(f, "{of} ÷ {to}: {:.2} ({:.2} … {:.2})", ratio.median, ratio.min, ratio.max)?;
+        for Ratio { of, to, figure, bound, ratio } in &self.ratios {
+            let time = if *figure == Figure::Processor { ", processor time" } else { "" };
+            write!(f, "{of} ÷ {to}{time}: {:.2} ({:.2} … {:.2})", ratio.median, ratio.min, ratio.max)?;
             match (bound, bound.met(ratio.median)) {
                 (Bound::AtLeast(least), Some(met)) => writeln!(f, "; at least {least}: {}", verdict(met))?,
+                (Bound::AtMost(most), Some(met)) => writeln!(f, "; at most {most}: {}", verdict(met))?,
                 _ => writeln!(f)?,
             }
         }
@@ -89,15 +104,21 @@ fn parse(line: &str) -> Option<(&str, Run)> {
     Some((name, Run { bytes_per_second: number()?, cpu_seconds_per_gb: number()? }))
 }
 
-/// What is compared, and how it should be.
-const RATIOS: [(&str, &str, Bound); 7] = [
-    ("iperf3, vhs", "iperf3, veth", Bound::AtLeast(1.5)),
-    ("udmabuf to udmabuf", "host to host", Bound::AtLeast(3.0)),
-    ("softaccel to softaccel", "host to host", Bound::AtLeast(3.0)),
-    ("the same, buffers of 64 KiB", "host to host", Bound::AtLeast(3.0)),
-    ("softaccel to softaccel", "iperf3, vhs", Bound::Shown),
-    ("host to udmabuf", "host to host", Bound::Shown),
-    ("host to softaccel", "host to host", Bound::Shown),
+/// One name, another, and how a figure of the one divided by that of the other should be.
+type Comparison = (&'static str, &'static str, Figure, Bound);
+
+const COMPARISONS: [Comparison; 11] = [
+    ("iperf3, vhs", "iperf3, veth", Figure::Bandwidth, Bound::AtLeast(1.5)),
+    ("udmabuf to udmabuf", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
+    ("softaccel to softaccel", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
+    ("the same, buffers of 64 KiB", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
+    ("softaccel to softaccel", "iperf3, vhs", Figure::Bandwidth, Bound::Shown),
+    ("host to udmabuf", "host to host", Figure::Bandwidth, Bound::Shown),
+    ("host to softaccel", "host to host", Figure::Bandwidth, Bound::Shown),
+    ("WRITE softaccel, direct", "WRITE softaccel, staged", Figure::Bandwidth, Bound::AtLeast(2.0)),
+    ("WRITE softaccel, direct", "WRITE softaccel, staged", Figure::Processor, Bound::AtMost(0.5)),
+    ("WRITE softaccel, direct", "the same, buffers of 64 KiB", Figure::Bandwidth, Bound::AtLeast(0.9)),
+    ("ib_write_bw, dmverbs", "ib_write_bw, rxe", Figure::Bandwidth, Bound::AtLeast(4.0)),
 ];
 
 /// How long all rounds may take.
@@ -111,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_of_two_runs_of_the_same_round() {
-        let names: BTreeSet<&str> = RATIOS.iter().flat_map(|&(of, to, _)| [of, to]).collect();
+        let names: BTreeSet<&str> = COMPARISONS.iter().flat_map(|&(of, to, ..)| [of, to]).collect();
         let rate = |name| if name == "softaccel to softaccel" { "4e8" } else { "1e8" };
         let printed: Vec<String> = names.iter().map(|&name| format!("{name}\t{}\t2", rate(name))).collect();
 
