@@ -15,6 +15,7 @@ mod nic;
 mod privilege;
 mod program;
 mod run;
+mod state;
 mod top;
 
 use std::ffi::{c_char, c_int};

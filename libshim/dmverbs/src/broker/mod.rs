@@ -7,10 +7,10 @@ mod confine;
 mod request;
 mod serve;
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, ErrorKind};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use crate::failure::Failure;
-use crate::privilege;
+use crate::{privilege, state};
 use request::Discard;
 use serve::{Limits, Server};
 
@@ -62,30 +62,28 @@ impl Broker {
         dmverbs_ffi::log::start().map_err(Failure::ours)?;
         let path = match &self.socket {
             Some(path) => path.clone(),
-            None => broker::path().map_err(Failure::ours)?,
+            None => {
+                state::create().map_err(|e| Failure::refused(format!("{}: {e}", state::FOLDER)))?;
+                broker::path().map_err(Failure::ours)?
+            }
         };
         let namespace = Ethtool::open().and_then(|ethtool| ethtool.namespace()).map_err(Failure::ours)?;
         let stop = stop().map_err(Failure::ours)?;
         let listener = self.listen(&path)?;
         let limits = Limits { leases_per_user: self.leases_per_user as usize };
-        let served = confine::capabilities()
-            .and_then(|()| Discard::start())
-            .map_err(Failure::ours)
-            .and_then(|discard| confine::system_calls().map(|()| discard).map_err(Failure::ours))
-            .and_then(|discard| {
-                serve::say(format_args!("listening at {}", path.display()));
-                Server::new(listener, stop, namespace, limits, discard).run().map_err(Failure::ours)
-            });
-        // Nobody can have put another in its place: that one would have been refused while we were listening.
+        confine::capabilities().map_err(Failure::ours)?;
+        let discard = Discard::start().map_err(Failure::ours)?;
+        confine::system_calls().map_err(Failure::ours)?;
+        serve::say(format_args!("listening at {}", path.display()));
+        let mut server = Server::new(listener, stop, namespace, limits, discard);
+        let served = server.run();
+        // While it still listens: no other has taken its place.
         let _ = fs::remove_file(&path);
-        served
+        served.map_err(Failure::ours)
     }
 
     fn listen(&self, path: &Path) -> Result<OwnedFd, Failure> {
         let at = |e: io::Error| Failure::refused(format!("{}: {e}", path.display()));
-        if let Some(folder) = path.parent() {
-            create(folder).map_err(at)?;
-        }
         let address = SocketAddrUnix::new(path).map_err(|e| at(e.into()))?;
         let kind = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, kind, None);
@@ -93,6 +91,9 @@ impl Broker {
         match bind(&listener, &address) {
             Err(rustix::io::Errno::ADDRINUSE) => {
                 // One that was killed leaves its socket.
+                if !fs::symlink_metadata(path).map_err(at)?.file_type().is_socket() {
+                    return Err(Failure::refused(format!("{}: something else is there", path.display())));
+                }
                 if connect(socket().map_err(Failure::ours)?, &address) != Err(rustix::io::Errno::CONNREFUSED) {
                     return Err(Failure::refused(format!("{}: another broker listens there", path.display())));
                 }
@@ -117,13 +118,6 @@ fn stop() -> io::Result<UnixStream> {
         pipe::register(signal, tell.try_clone()?)?;
     }
     Ok(stop)
-}
-
-fn create(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(folder) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        done => done,
-    }
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -104,7 +104,8 @@ impl Wish {
 ///
 /// A rule steers whatever comes to a port. Were the socket not bound to the interface and to all addresses, another
 /// user's could have the same port there, and its payload would come into this client's memory. Without CAP_NET_RAW a
-/// client cannot undo any of this but by closing the socket; `Server` looks at that.
+/// client cannot undo any of this but by ending the socket; `Server` looks at that. What this does not see: connections
+/// that another user's socket has accepted at the same port before it was closed, if all have SO_REUSEADDR.
 fn port(socket: BorrowedFd, ifindex: u32, own_namespace: u64) -> Result<(u16, &'static [Protocol]), Refusal> {
     let refused = |why: &str| (libc::EINVAL, format!("the second descriptor is {why}"));
     let unfit = |_| refused("no socket that could be listened to");
@@ -141,7 +142,7 @@ fn check_dmabuf(file: BorrowedFd) -> Result<(), Refusal> {
     // A dma-buf knows no current position. Files whose file system may take its time to answer, such as FUSE's, have one
     // or cannot seek at all, and are not asked further.
     let known = seek(file, SeekFrom::Current(0)) == Err(Errno::INVAL);
-    match known && fstatfs(file).is_ok_and(|found| found.f_type as i64 == DMA_BUF_MAGIC) {
+    match known && fstatfs(file).is_ok_and(|found| found.f_type == DMA_BUF_MAGIC) {
         true => Ok(()),
         false => Err((libc::EINVAL, "the first descriptor is no dma-buf".to_owned())),
     }

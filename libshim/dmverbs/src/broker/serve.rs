@@ -78,11 +78,11 @@ impl Server {
         Self { listener, stop, namespace, limits, discard, clients: Vec::new() }
     }
 
-    /// Serves until it is told to stop; then all leases end.
+    /// Serves until it is told to stop. All leases end with it.
     ///
     /// # Errors
     /// The kernel does not let it wait.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(&mut self) -> io::Result<()> {
         loop {
             let events = self.wait()?;
             if !events.stop.is_empty() {
@@ -304,8 +304,8 @@ mod tests {
             listen(&listener, 16).unwrap();
             let namespace = Ethtool::open().unwrap().namespace().unwrap();
             let limits = Limits { leases_per_user: 1 };
-            let server = Server::new(listener, stop, namespace, limits, Discard::start().unwrap());
-            Self { folder, tell, thread: Some(thread::spawn(|| server.run())) }
+            let mut server = Server::new(listener, stop, namespace, limits, Discard::start().unwrap());
+            Self { folder, tell, thread: Some(thread::spawn(move || server.run())) }
         }
 
         fn path(&self) -> std::path::PathBuf {

@@ -1,8 +1,8 @@
 //! How an interface was before `dmverbs nic setup`: a file in /run, which the next boot starts without.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dmverbs_netdev::Ethtool;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::failure::Failure;
+use crate::state::{self, FOLDER};
 
 /// An interface, and its settings.
 ///
@@ -53,7 +54,7 @@ impl Record {
         let path = path(ifname)?;
         let new = path.with_extension("new");
         let text = serde_json::to_string(self).map_err(Failure::ours)?;
-        create(Path::new(FOLDER))
+        state::create()
             .and_then(|()| fs::write(&new, text))
             .and_then(|()| fs::rename(&new, &path))
             .map_err(|e| at(&path, &e))
@@ -73,8 +74,6 @@ pub enum Now {
     There { ifindex: u32, ifname: String },
 }
 
-const FOLDER: &str = "/run/dmverbs";
-
 /// Other network namespaces have interfaces of the same name.
 fn path(ifname: &str) -> Result<PathBuf, Failure> {
     let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| at(Path::new("/proc"), &e))?.ino();
@@ -84,13 +83,6 @@ fn path(ifname: &str) -> Result<PathBuf, Failure> {
 /// The kernel lets no `/` into names, but this one may be any.
 fn file_name(ifname: &str) -> String {
     ifname.replace('/', "_")
-}
-
-fn create(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(folder) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        done => done,
-    }
 }
 
 fn at(path: &Path, error: &io::Error) -> Failure {
