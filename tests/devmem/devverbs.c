@@ -59,6 +59,7 @@ static struct memory memory;
 static struct ibv_context *context;
 static struct ibv_pd *pd;
 static struct ibv_mr *mr;
+static struct ibv_comp_channel *channel;
 static struct ibv_cq *cq;
 static struct ibv_qp *qp[QPS_MAX];
 static struct peer theirs;
@@ -115,7 +116,8 @@ static void prepare(void)
 	memory_make(&memory, kind, SIZE);
 	context = open_device();
 	pd = ibv_alloc_pd(context);
-	cq = pd ? ibv_create_cq(context, QPS_MAX * DEPTH * 2, NULL, NULL, 0) : NULL;
+	channel = ibv_create_comp_channel(context);
+	cq = pd && channel ? ibv_create_cq(context, QPS_MAX * DEPTH * 2, NULL, channel, 0) : NULL;
 	if (!cq)
 		die("ibv_create_cq");
 	if (memory.dmabuf >= 0)
@@ -174,19 +176,45 @@ static void connect_qps(int fd)
 	get(fd, &(char){ 0 }, 1);
 }
 
+/* At most so many completions, all of them successes. */
+static unsigned int poll_some(unsigned int most)
+{
+	struct ibv_wc wc[DEPTH];
+	int n = ibv_poll_cq(cq, most < DEPTH ? most : DEPTH, wc), i;
+
+	if (n < 0)
+		die("ibv_poll_cq");
+	for (i = 0; i < n; i++)
+		if (wc[i].status != IBV_WC_SUCCESS)
+			complain("completion", ibv_wc_status_str(wc[i].status));
+	return n;
+}
+
+/* At least one completion; asleep until there is one. */
+static unsigned int await_some(unsigned int most)
+{
+	for (;;) {
+		struct ibv_cq *of;
+		void *data;
+		unsigned int n = poll_some(most);
+
+		if (n)
+			return n;
+		if (ibv_req_notify_cq(cq, 0))
+			die("ibv_req_notify_cq");
+		n = poll_some(most);
+		if (n)
+			return n;
+		if (ibv_get_cq_event(channel, &of, &data))
+			die("ibv_get_cq_event");
+		ibv_ack_cq_events(of, 1);
+	}
+}
+
 static void await(unsigned int completions)
 {
-	struct ibv_wc wc;
-
-	while (completions) {
-		int n = ibv_poll_cq(cq, 1, &wc);
-
-		if (n < 0)
-			die("ibv_poll_cq");
-		if (n && wc.status != IBV_WC_SUCCESS)
-			complain("completion", ibv_wc_status_str(wc.status));
-		completions -= n;
-	}
+	while (completions)
+		completions -= await_some(completions);
 }
 
 static void receive(unsigned int which, uint64_t at, uint32_t len)
@@ -343,18 +371,11 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 		done++;
 	}
 	while (done < count) {
-		struct ibv_wc wc[DEPTH];
-		int n;
-
 		while (begun < count && begun - done < outstanding * qps) {
 			ask(begun % qps, operation, 0, SIZE / 2, size);
 			begun++;
 		}
-		n = ibv_poll_cq(cq, DEPTH, wc);
-		for (i = 0; (int)i < n; i++)
-			if (wc[i].status != IBV_WC_SUCCESS)
-				complain("completion", ibv_wc_status_str(wc[i].status));
-		done += n;
+		done += await_some(DEPTH);
 	}
 	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
 	if (sum_at(fd, operation == READ, operation == READ ? 0 : SIZE / 2, size) != sum_of_seed(size, 7))
@@ -457,6 +478,7 @@ int main(int argc, char **argv)
 		ibv_destroy_qp(qp[i]);
 	ibv_dereg_mr(mr);
 	ibv_destroy_cq(cq);
+	ibv_destroy_comp_channel(channel);
 	ibv_dealloc_pd(pd);
 	ibv_close_device(context);
 	memory_free(&memory);

@@ -370,7 +370,7 @@ impl Conn {
     }
 
     /// The stream has ended.
-    fn lose(self: &Arc<Self>, inner: &mut Inner) {
+    pub(super) fn lose(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(mut link) = inner.link.take() {
             link.stream.deregister(self.progress.epoll());
             self.lose_lanes(&link);
@@ -447,7 +447,9 @@ impl Conn {
                         self.flush(inner);
                     }
                     serviced.turns += 1;
-                    if drained || serviced.turns == TURNS {
+                    // What is held back is in no socket, so that nobody would be told of it.
+                    let held = inner.link.as_ref().is_some_and(|link| link.inbox.holds());
+                    if drained || (serviced.turns >= TURNS && !held) {
                         break;
                     }
                 }

@@ -254,6 +254,8 @@ impl Conn {
             devmem::enable_zerocopy(socket.as_fd())?;
             let mut stream = Stream::duplex(socket);
             stream.register(self.progress.epoll(), self.lane_token(LANE_OUT))?;
+            // Nothing comes from there; that it has ended shows when something is sent.
+            stream.set_deaf(true, self.progress.epoll(), self.lane_token(LANE_OUT))?;
             stream.set_wait(Wait::Room, self.progress.epoll(), self.lane_token(LANE_OUT))?;
             link.lane_out = Some(LaneOut {
                 stream,
@@ -292,6 +294,9 @@ impl Conn {
     pub(super) fn on_lane_out(self: &Arc<Self>, inner: &mut Inner, event: &Event) {
         let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_out.as_mut()) else { return };
         if lane.state != Out::Connecting {
+            if event.is_dead() {
+                return self.on_dead_lane(inner);
+            }
             self.take_notices(inner);
             if event.is_writable() {
                 inner.engine.on_moved();
@@ -310,6 +315,30 @@ impl Conn {
                 if let Some(link) = &mut inner.link {
                     link.lane_out = None;
                 }
+            }
+        }
+    }
+
+    /// The lane to the peer is gone: with it what was on its way there, if it was in use.
+    fn on_dead_lane(self: &Arc<Self>, inner: &mut Inner) {
+        let Some(link) = &mut inner.link else { return };
+        if link.lane_out.as_ref().is_some_and(LaneOut::is_ready) {
+            tracing::debug!(qpn = self.qpn, "a lane broke");
+            self.lose(inner);
+        } else if let Some(lane) = link.lane_out.take() {
+            lane.stream.deregister(self.progress.epoll());
+        }
+    }
+
+    /// Something happened on the lane from the peer: how it ends is seen here, what it brings by `service`.
+    pub(super) fn on_lane_in(self: &Arc<Self>, inner: &mut Inner, event: &Event) {
+        let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) else { return };
+        if event.is_dead() {
+            self.lose(inner);
+        } else if event.is_ended() {
+            // What it has brought is still there for the frames that announce it; the end is read behind that.
+            if let Err(e) = self.progress.epoll().modify(socket, self.lane_token(LANE_IN), Interest::NONE) {
+                tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
             }
         }
     }
@@ -337,7 +366,7 @@ impl Conn {
             return;
         }
         let ready = socket::keep_alive(socket.as_fd())
-            .and_then(|()| self.progress.epoll().add(socket.as_fd(), self.lane_token(LANE_IN), Interest::READ));
+            .and_then(|()| self.progress.epoll().add(socket.as_fd(), self.lane_token(LANE_IN), Interest::READ_OR_END));
         if let Err(e) = ready {
             tracing::warn!(qpn = self.qpn, error = %e, "a lane cannot be waited for");
             return;

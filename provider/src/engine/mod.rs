@@ -298,7 +298,9 @@ impl Progress {
                 }
                 token => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_IN)).cloned() else { continue };
-                    if event.is_dead() && token & LANE_IN == 0 {
+                    if token & LANE_IN != 0 {
+                        conn.on_lane_in(&mut conn.lock(), event);
+                    } else if event.is_dead() {
                         conn.on_dead(&mut conn.lock());
                     }
                     if event.is_writable() {

@@ -99,6 +99,11 @@ impl Inbox {
         self.placing.as_ref().map_or(0, |placing| placing.left as usize)
     }
 
+    /// Whether frames have been read that can be looked at now.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty() && !self.waits_for_lane()
+    }
+
     fn waits_for_lane(&self) -> bool {
         self.placing.as_ref().is_some_and(|placing| placing.by_lane)
     }

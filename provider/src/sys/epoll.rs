@@ -14,6 +14,7 @@ impl Interest {
     pub(crate) const NONE: Interest = Interest(0);
     pub(crate) const READ: Interest = Interest(libc::EPOLLIN as u32);
     pub(crate) const WRITE: Interest = Interest(libc::EPOLLOUT as u32);
+    pub(crate) const READ_OR_END: Interest = Interest((libc::EPOLLIN | libc::EPOLLRDHUP) as u32);
 
     pub(crate) fn of(read: bool, write: bool) -> Interest {
         Interest(if read { Interest::READ.0 } else { 0 } | if write { Interest::WRITE.0 } else { 0 })
@@ -44,6 +45,11 @@ impl Event {
 
     pub(crate) fn is_readable(&self) -> bool {
         self.0.events & (libc::EPOLLIN | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP) as u32 != 0
+    }
+
+    /// The peer has ended its direction; reported where that was asked for.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.0.events & libc::EPOLLRDHUP as u32 != 0
     }
 
     /// Both directions have ended.
