@@ -3,11 +3,11 @@
  * RC between two processes, from and to memory of a choice.
  *
  *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]
- *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k SIZES] HOST
+ *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
- * data, READ and SEND of sizes from 1 byte to 8 MiB (with -k of every so-manieth) at odd offsets; what arrives is
+ * data, READ and SEND of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd offsets; what arrives is
  * compared by checksum, and so are the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
  * waits for a line each time. The server serves one client, and ends with it.
  */
@@ -420,7 +420,7 @@ static void usage(void)
 {
 	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
-	      "  [-k SIZES] [-w] HOST\n", stderr);
+	      "  [-k N] [-w] HOST\n", stderr);
 	exit(2);
 }
 
