@@ -3,12 +3,12 @@
  * RC between two processes, from and to memory of a choice.
  *
  *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]
- *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] HOST
+ *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
- * data, READ and SEND of sizes from 1 byte to 8 MiB at odd offsets; what arrives is compared by checksum, and so are
- * the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
+ * data, READ and SEND of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd offsets; what arrives is
+ * compared by checksum, and so are the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
  * waits for a line each time. The server serves one client, and ends with it.
  */
 
@@ -324,7 +324,7 @@ static bool check_one(int fd, unsigned int which, enum operation operation, uint
 	return true;
 }
 
-static int check(int fd)
+static int check(int fd, unsigned int every)
 {
 	static const uint32_t sizes[] = { 1, 2, 3, 7, 64, 100, 1000, 4095, 4096, 4097, 10001, 65536, 100001, 262144,
 					  262145, 1 << 20, (1 << 20) + 1, 8 << 20 };
@@ -332,7 +332,7 @@ static int check(int fd)
 	int operation;
 
 	for (operation = 0; operation < OPERATIONS; operation++)
-		for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i++, seed++, done++)
+		for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i += every, seed++, done++)
 			wrong += !check_one(fd, seed % qps, operation, sizes[i], seed);
 	printf("%u of %u transfers right\n", done - wrong, done);
 	return wrong != 0;
@@ -420,19 +420,19 @@ static void usage(void)
 {
 	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
-	      "  [-w] HOST\n", stderr);
+	      "  [-k N] [-w] HOST\n", stderr);
 	exit(2);
 }
 
 int main(int argc, char **argv)
 {
 	enum operation operation = WRITE;
-	unsigned long size = 1 << 20, total = 64 << 20;
+	unsigned long size = 1 << 20, total = 64 << 20, every = 1;
 	int option, fd, status = 0;
 	unsigned int i;
 	bool server, waits = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:w")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:w")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -445,11 +445,13 @@ int main(int argc, char **argv)
 			for (operation = 0; operation < OPERATIONS && strcmp(names[operation], optarg);)
 				operation++;
 			break;
+		case 'k': every = strtoul(optarg, NULL, 0); break;
 		case 'w': waits = true; break;
 		default: usage();
 		}
 	}
-	if (optind == argc || !device || !qps || qps > QPS_MAX || operation == OPERATIONS || !size || size > 8 << 20)
+	if (optind == argc || !device || !qps || qps > QPS_MAX || operation == OPERATIONS || !size || size > 8 << 20 ||
+	    !every)
 		usage();
 	server = !strcmp(argv[optind], "serve");
 	if (argc != optind + (server ? 1 : 2))
@@ -467,7 +469,7 @@ int main(int argc, char **argv)
 	if (server)
 		serve(fd);
 	else if (!strcmp(argv[optind], "check"))
-		status = check(fd);
+		status = check(fd, every);
 	else if (!strcmp(argv[optind], "speed"))
 		speed(fd, operation, size, total, waits);
 	else

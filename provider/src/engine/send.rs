@@ -4,7 +4,7 @@ use dmverbs_proto::{Flags, Frame, Handed, LANE, Op, Source, SourceGone, Transmit
 
 use super::conn::{Answer, Conn};
 use super::lane::LaneOut;
-use crate::mem::{PdId, SlotRing, Span};
+use crate::mem::{AccessError, PdId, SlotRing, Span};
 use crate::object::Traffic;
 use crate::transport::{Batch, Bindings, COPY_MAX, OnDevice, Queue};
 
@@ -79,42 +79,31 @@ impl Filler<'_> {
             control
         };
         let index = slot as usize;
-        let put = if self.sends.region(index).is_some_and(|region| region.is_dmabuf()) || self.sends.is_list(index) {
+        let put = if self.sends.is_list(index) || self.sends.region(index).is_some_and(|region| region.is_dmabuf()) {
             let mut handed = Handed::Over;
-            let mut left = frame.len as usize;
             let (bindings, ifindex, traffic) = (self.bindings, self.ifindex, &mut *self.traffic);
             self.sends
                 .parts(index, offset, frame.len, |span, offset, len| {
-                    left -= len;
-                    if let Some((region, at)) = span.on_device(offset, len)
-                        && let Some(binding) = bindings.of(region, ifindex)
-                    {
-                        traffic.device_sent += len as u64;
-                        queue.seal();
-                        // The last part alone tells that all are done with: one socket's calls end in order.
-                        let ends = (left == 0).then_some(slot);
-                        queue.device(OnDevice { region: region.clone(), binding, at, len, ends });
-                        if ends.is_some() {
-                            handed = Handed::Lent;
-                        }
+                    if put_device(queue, span, offset, len, bindings, ifindex, traffic) {
+                        handed = Handed::Lent;
                         return Ok(());
                     }
-                    traffic.staged_sent += if span.on_device(offset, len).is_some() { len as u64 } else { 0 };
                     put(queue, span, offset, len)
                 })
                 .map(|()| handed)
         } else if frame.len as usize > COPY_MAX && !self.sends.must_copy(index) {
             queue.seal();
-            self.sends
-                .iovs(index, offset, frame.len, |iov| queue.memory(iov))
-                .map(|()| Handed::Over)
-                .ok_or(crate::mem::AccessError::NoKey)
+            let there = self.sends.iovs(index, offset, frame.len, |iov| queue.memory(iov));
+            there.map(|()| Handed::Over).ok_or(AccessError::NoKey)
         } else {
             self.sends.copy_out(index, offset, frame.len, queue.stage()).map(|()| Handed::Over)
         };
         match put {
             Ok(handed) => {
                 queue.seal();
+                if handed == Handed::Lent {
+                    queue.lend(slot);
+                }
                 Ok(handed)
             }
             Err(_) => {
@@ -137,12 +126,8 @@ impl Filler<'_> {
             self.batch.borrow(region);
         }
         let queue = if frame.lane == LANE { &mut self.batch.lane } else { &mut self.batch.control };
-        if let Some((region, at)) = memory.on_device(offset, len)
-            && let Some(binding) = self.bindings.of(region, self.ifindex)
-        {
-            queue.device(OnDevice { region: region.clone(), binding, at, len, ends: None });
-            self.traffic.sent += len as u64;
-            self.traffic.device_sent += len as u64;
+        self.traffic.sent += u64::from(frame.len);
+        if put_device(queue, memory, offset, len, self.bindings, self.ifindex, self.traffic) {
             return Ok(Handed::Over);
         }
         if put(queue, memory, offset, len).is_err() {
@@ -150,14 +135,33 @@ impl Filler<'_> {
             return Err(SourceGone);
         }
         queue.seal();
-        self.traffic.sent += len as u64;
-        self.traffic.staged_sent += if memory.on_device(offset, len).is_some() { len as u64 } else { 0 };
         Ok(Handed::Over)
     }
 }
 
+/// Appends payload of a device, if the kernel may send it from there; says whether it did. Who sends what is counted.
+fn put_device(
+    queue: &mut Queue,
+    span: &Span,
+    offset: usize,
+    len: usize,
+    bindings: &Bindings,
+    ifindex: u32,
+    traffic: &mut Traffic,
+) -> bool {
+    let Some((region, at)) = span.on_device(offset, len) else { return false };
+    let Some(binding) = bindings.of(region, ifindex) else {
+        traffic.staged_sent += len as u64;
+        return false;
+    };
+    traffic.device_sent += len as u64;
+    queue.seal();
+    queue.device(OnDevice { region: region.clone(), binding, at, len, ends: None });
+    true
+}
+
 /// Appends payload in host memory: by reference if it is large and may be read there, else copied.
-fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<(), crate::mem::AccessError> {
+fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<(), AccessError> {
     match span.iov(offset, len) {
         Some(iov) if len > COPY_MAX => {
             queue.seal();

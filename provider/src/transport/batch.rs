@@ -39,7 +39,7 @@ pub(crate) struct OnDevice {
     /// Where in the dma-buf.
     pub(crate) at: u64,
     pub(crate) len: usize,
-    /// The request whose payload this is the last part of.
+    /// The request of whose frame this is the last payload of a device: a socket's calls are done with in order.
     pub(crate) ends: Option<u32>,
 }
 
@@ -213,6 +213,17 @@ impl Queue {
     pub(crate) fn device(&mut self, payload: OnDevice) {
         self.bytes += payload.len;
         self.segments.push(Segment::Device(payload));
+    }
+
+    /// The request in `slot` has lent the payload of devices that was appended last.
+    pub(crate) fn lend(&mut self, slot: u32) {
+        let last = self.segments.iter_mut().rev().find_map(|segment| match segment {
+            Segment::Device(payload) => Some(payload),
+            Segment::Stage { .. } | Segment::Memory(_) => None,
+        });
+        if let Some(last) = last {
+            last.ends = Some(slot);
+        }
     }
 
     fn is_sent(&self) -> bool {

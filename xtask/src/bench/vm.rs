@@ -17,6 +17,7 @@ pub struct Report {
     /// By name, in rounds.
     runs: BTreeMap<String, Vec<Run>>,
     ratios: Vec<Ratio>,
+    notes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -53,7 +54,12 @@ pub fn run(rounds: usize) -> Result<Report> {
 impl Report {
     fn new(printed: &str) -> Result<Report> {
         let mut runs: BTreeMap<String, Vec<Run>> = BTreeMap::new();
+        let mut notes = Vec::new();
         for line in printed.lines() {
+            if let Some(note) = line.strip_prefix("# ") {
+                notes.push(note.to_owned());
+                continue;
+            }
             let (name, run) = parse(line).with_context(|| format!("not a run: {line:?}"))?;
             runs.entry(name.to_owned()).or_default().push(run);
         }
@@ -69,7 +75,7 @@ impl Report {
             Ok(Ratio { of, to, figure, bound, ratio: Stats::of(ratios).context("no rounds")? })
         };
         let ratios = COMPARISONS.iter().map(ratio).collect::<Result<_>>()?;
-        Ok(Report { runs, ratios })
+        Ok(Report { runs, ratios, notes })
     }
 }
 
@@ -82,6 +88,9 @@ impl std::fmt::Display for Report {
             };
             let (rate, processor) = (shown(|run| run.bytes_per_second / 1e6), shown(|run| run.cpu_seconds_per_gb));
             writeln!(f, "{name:<28} {rate:>24} MB/s {processor:>24} s/GB")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
         }
         for Ratio { of, to, figure, bound, ratio } in &self.ratios {
             let time = if *figure == Figure::Processor { ", processor time" } else { "" };
