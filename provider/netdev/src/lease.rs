@@ -40,7 +40,8 @@ impl Lease {
     /// What is missing, or refused; nothing of what was done stays.
     pub fn take(ifindex: u32, dmabuf: BorrowedFd, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
-        // These come before the queues: the rules of somebody who takes a queue now are not among them.
+        vacant(&ethtool, &netdev, ifindex)?;
+        // These come before the queue is chosen: the rules of somebody who takes one now are not among them.
         let rules = ethtool.rules(ifindex)?;
         let queue = vacant(&ethtool, &netdev, ifindex)?;
         for rule in rules.iter().filter(|rule| rule.queue == Some(queue)) {
