@@ -26,7 +26,7 @@ pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, 
 pub use lease::Lease;
 pub use netdev::{Netdev, RxQueue};
 pub use rules::{Protocol, Rule, RuleSpec};
-pub use socket::{bind_to_interface, bound_interface, namespace};
+pub use socket::{bind_to_interface, bound_interface, namespace, peer};
 
 #[cfg(test)]
 mod tests {

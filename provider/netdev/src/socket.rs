@@ -26,6 +26,18 @@ pub fn bound_interface(socket: &impl AsRawFd) -> io::Result<u32> {
     Ok(index.cast_unsigned())
 }
 
+/// The user and the process that a local connection is with. The process is 0 where this one's namespace has no number
+/// for it.
+///
+/// # Errors
+/// It is no socket.
+pub fn peer(socket: &impl AsRawFd) -> io::Result<(u32, i32)> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    // SAFETY: SO_PEERCRED writes a `ucred`.
+    unsafe { option(socket, libc::SO_PEERCRED, &mut credentials) }?;
+    Ok((credentials.uid, credentials.pid))
+}
+
 /// Has the socket send and receive by this interface alone. It takes CAP_NET_RAW to take that back.
 ///
 /// # Errors

@@ -1,16 +1,15 @@
 //! The broker's clients, and what they are lent.
 
 use std::fmt::Arguments;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use dmverbs_netdev::Lease;
 use dmverbs_netdev::broker::Answer;
+use dmverbs_netdev::{Lease, peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 
 use super::request::{self, Came, Discard, Refusal, Wish};
@@ -134,18 +133,16 @@ impl Server {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let accepted = accept_with(&self.listener, flags);
-        let accepted = accepted.and_then(|connection| Ok((socket_peercred(&connection)?, connection)));
-        let (credentials, connection) = match accepted {
+        let accepted = accept_with(&self.listener, flags).map_err(io::Error::from);
+        let ((uid, pid), connection) = match accepted.and_then(|connection| Ok((peer(&connection)?, connection))) {
             Ok(accepted) => accepted,
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
             Err(e) => {
                 say(format_args!("cannot accept a connection: {e}"));
                 std::thread::sleep(PAUSE);
                 return;
             }
         };
-        let (uid, pid) = (credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get());
         let state = State::Asking { until: Instant::now() + PATIENCE };
         let client = Client { connection, uid, pid, state };
         let others = self.clients.iter().filter(|other| other.uid == uid && other.is_asking()).count();
