@@ -113,9 +113,11 @@ impl Lanes {
         self.meeting.lock().receivers.iter().find(|receiver| receiver.serves(ifindex, kind)).cloned()
     }
 
-    /// Gives the queues back.
+    /// The process exits: gives the queues back.
     pub(super) fn close(&self) {
-        self.meeting.lock().receivers.clear();
+        if let Some(mut meeting) = self.meeting.try_lock() {
+            meeting.receivers.drain(..).for_each(|receiver| receiver.close());
+        }
     }
 
     /// Somebody has connected to a lane's port.

@@ -7,13 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use dmverbs_netdev::broker::{Loan, NoLoan};
 use dmverbs_netdev::{Lease, Protocol, bind_to_interface};
 
+use parking_lot::Mutex;
+
 use crate::mem::{Device, Kind};
 use crate::sys::socket::{self, Socket};
 
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    _hold: Hold,
+    hold: Mutex<Option<Hold>>,
     ifindex: u32,
     kind: Kind,
     memory: Box<dyn Device>,
@@ -62,12 +64,17 @@ impl Receiver {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(Receiver { _hold: hold, ifindex, kind: memory.kind(), memory, binding, listener, port })
+        Ok(Receiver { hold: Mutex::new(Some(hold)), ifindex, kind: memory.kind(), memory, binding, listener, port })
     }
 
     /// Whether it is for memory of `kind` behind this interface.
     pub(crate) fn serves(&self, ifindex: u32, kind: Kind) -> bool {
         (self.ifindex, self.kind) == (ifindex, kind)
+    }
+
+    /// Gives the queue back, also if somebody still has this: what comes now is of no use to anybody.
+    pub(crate) fn close(&self) {
+        drop(self.hold.lock().take());
     }
 
     pub(crate) fn port(&self) -> u16 {
