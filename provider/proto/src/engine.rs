@@ -681,9 +681,10 @@ impl Engine {
     #[inline]
     pub fn poll_send(&mut self) -> Option<Completion> {
         if !self.flushing {
-            // After a failure nobody waits for memory that is lent: what was executed is a success, and the next is not.
-            let failed = self.state == State::Failed;
-            while let Some(retired) = self.requester.retire(self.qpn, failed) {
+            // After a failure, or when the peer has gone, nobody tells of memory that is lent: what was executed is a
+            // success.
+            let over = matches!(self.state, State::Lost | State::Failed);
+            while let Some(retired) = self.requester.retire(self.qpn, over) {
                 if retired.is_some() {
                     return retired;
                 }

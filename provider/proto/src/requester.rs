@@ -208,6 +208,7 @@ impl Requester {
                 }
                 sent.done = true;
                 self.next += 1;
+                self.land_acked();
                 return Ok(Emitted::Local);
             }
             if request.op.has_response() && self.awaiting.len() >= reads
@@ -308,10 +309,7 @@ impl Requester {
             return Err(Fatal::Sequence("acknowledges what was never sent"));
         }
         self.acked = ack;
-        let out = self.retired + self.next as u64;
-        while self.landed_to < out && self.is_acked(&self.queue[(self.landed_to - self.retired) as usize]) {
-            self.land();
-        }
+        self.land_acked();
         if credit != self.credit {
             if (credit.wrapping_sub(self.credit) as i32) < 0 {
                 return Err(Fatal::Sequence("takes receives back"));
@@ -327,6 +325,14 @@ impl Requester {
     fn is_acked(&self, sent: &Sent) -> bool {
         matches!(sent.request.op, SendOp::LocalInv(_))
             || (self.acked.wrapping_sub(sent.seq).wrapping_sub(1) as i32) >= 0
+    }
+
+    /// What has been executed is no longer on its way.
+    fn land_acked(&mut self) {
+        let out = self.retired + self.next as u64;
+        while self.landed_to < out && self.is_acked(&self.queue[(self.landed_to - self.retired) as usize]) {
+            self.land();
+        }
     }
 
     /// The payload of the next request is no longer on its way.

@@ -201,3 +201,22 @@ fn frames_behind_a_payload_that_is_still_on_the_lane_wait_for_it() {
     let order: Vec<u8> = net.b.placed.iter().map(|placed| placed.bytes[0]).collect();
     assert_eq!(order, (1..=8).collect::<Vec<u8>>());
 }
+
+#[test]
+fn nobody_waits_for_memory_of_a_connection_whose_peer_has_gone() {
+    let mut net = paired(Setup { lanes: true, ..Setup::default() });
+    let target = net.b.target(64);
+    for id in 0..8 {
+        net.a.send(id, SendOp::Write(at(target)), &[id as u8; 16]);
+    }
+    net.a.transmit(usize::MAX);
+    let (bytes, lane) = (net.a.take_stream(), net.a.take_lane());
+    net.b.receive(&bytes);
+    net.b.receive_lane(&lane);
+    net.b.transmit(usize::MAX);
+    net.b.engine.fail(None);
+    net.b.transmit(usize::MAX);
+    while net.deliver(B, usize::MAX) > 0 {}
+    let completed: Vec<_> = net.a.completions().iter().map(|c| (c.id, c.status)).collect();
+    assert_eq!(completed, (0..8).map(|id| (id, Status::Success)).collect::<Vec<_>>());
+}

@@ -350,6 +350,8 @@ impl Schedule {
             for &end in self.pair.ends() {
                 let side = self.pair.side(end);
                 side.transmit_if_needed(usize::MAX);
+                // Also where nothing moves any more, what had arrived before is free some day.
+                while side.give_back() {}
             }
             self.oracle.observe(&mut self.pair);
             if self.mishap != Mishap::Stall {
