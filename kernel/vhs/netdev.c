@@ -302,6 +302,8 @@ void vhs_setup(struct vhs_port *port)
 	port->hds_config = ETHTOOL_TCP_DATA_SPLIT_DISABLED;
 	vhs_steer_init(port);
 
+	/* Both ends are locked at once when a pair goes. */
+	netdev_lockdep_set_classes(dev);
 	eth_hw_addr_random(dev);
 	dev->netdev_ops = &vhs_netdev_ops;
 	dev->stat_ops = &vhs_stat_ops;
