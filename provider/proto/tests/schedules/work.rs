@@ -157,21 +157,11 @@ fn a_full_window_lets_no_request_begin() {
 
 #[test]
 fn a_request_completes_when_its_memory_is_given_back() {
-    let mut net = paired(Setup { lanes: true, ..Setup::default() });
-    let target = net.b.target(64);
-    for id in 0..8 {
-        net.a.send(id, SendOp::Write(at(target)), &[id as u8; 16]);
-    }
-    net.a.transmit(usize::MAX);
-    // The streams alone: nothing is given back.
-    let (bytes, lane) = (net.a.take_stream(), net.a.take_lane());
-    assert!(!lane.is_empty() && lane.len() % 16 == 0 && lane.len() < 8 * 16, "the dice of the seed are all alike");
-    net.b.receive(&bytes);
-    net.b.receive_lane(&lane);
+    let (mut net, lent) = eight_writes_arrived();
     net.b.transmit(usize::MAX);
     while net.deliver(B, usize::MAX) > 0 {}
     let mut completed = net.a.completions();
-    for returned in 0..lane.len() / 16 {
+    for returned in 0..lent {
         assert!(completed.len() < 8, "a request completes while {returned} are still to be given back");
         assert!(net.a.give_back());
         completed.extend(net.a.completions());
@@ -204,6 +194,17 @@ fn frames_behind_a_payload_that_is_still_on_the_lane_wait_for_it() {
 
 #[test]
 fn nobody_waits_for_memory_of_a_connection_whose_peer_has_gone() {
+    let (mut net, _) = eight_writes_arrived();
+    net.b.transmit(usize::MAX);
+    net.b.engine.fail(None);
+    net.b.transmit(usize::MAX);
+    while net.deliver(B, usize::MAX) > 0 {}
+    let completed: Vec<_> = net.a.completions().iter().map(|c| (c.id, c.status)).collect();
+    assert_eq!(completed, (0..8).map(|id| (id, Status::Success)).collect::<Vec<_>>());
+}
+
+/// Eight writes have come to the other side, some of them by the lane: the memory of so many is lent, and none given back.
+fn eight_writes_arrived() -> (Pair, usize) {
     let mut net = paired(Setup { lanes: true, ..Setup::default() });
     let target = net.b.target(64);
     for id in 0..8 {
@@ -211,12 +212,8 @@ fn nobody_waits_for_memory_of_a_connection_whose_peer_has_gone() {
     }
     net.a.transmit(usize::MAX);
     let (bytes, lane) = (net.a.take_stream(), net.a.take_lane());
+    assert!(!lane.is_empty() && lane.len() % 16 == 0 && lane.len() < 8 * 16, "the dice of the seed are all alike");
     net.b.receive(&bytes);
     net.b.receive_lane(&lane);
-    net.b.transmit(usize::MAX);
-    net.b.engine.fail(None);
-    net.b.transmit(usize::MAX);
-    while net.deliver(B, usize::MAX) > 0 {}
-    let completed: Vec<_> = net.a.completions().iter().map(|c| (c.id, c.status)).collect();
-    assert_eq!(completed, (0..8).map(|id| (id, Status::Success)).collect::<Vec<_>>());
+    (net, lane.len() / 16)
 }
