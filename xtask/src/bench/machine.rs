@@ -29,13 +29,6 @@ pub enum State {
     Disturbed,
 }
 
-impl State {
-    /// Whether runs in this state can be compared.
-    pub fn is_steady(self) -> bool {
-        matches!(self, State::Near | State::Far)
-    }
-}
-
 /// The watcher.
 pub struct Machine {
     hops: Running,

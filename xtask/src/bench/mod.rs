@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: dmverbs, plain TCP and UCX, in turns, on one loopback with one congestion control.
 //!
-//! A ratio is only formed of two runs of the same round that found the machine in the same state (`machine`).
+//! A ratio is only formed of two runs of the same row that found the machine in the same state (`machine`).
 
 mod machine;
 mod peers;

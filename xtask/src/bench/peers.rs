@@ -98,7 +98,7 @@ impl Participant {
             }
             _ => 1000.0,
         };
-        let longer = if let Peer::OursProcessor { .. } = participant.peer { 3.0 } else { 1.0 };
+        let longer = if let Peer::OursProcessor { .. } = participant.peer { 1.5 } else { 1.0 };
         participant.iterations = ((rate * bench.seconds * longer) as u64).max(short);
         Ok(participant)
     }
@@ -159,15 +159,20 @@ impl Participant {
     /// The processor time of a run, less that of a run that moves almost nothing: what the start costs.
     fn processor(&self, bench: &Bench, program: &str) -> Result<Figure> {
         let few = 5;
-        let timed = |iterations| -> Result<f64> {
+        let timed = |iterations| -> Result<(f64, Figure)> {
             let before = machine::children()?;
             // -N: no search for the peak, which compares every two completions.
-            self.pair(bench, program, "-N", iterations).run()?;
-            Ok(machine::children()? - before)
+            let figure = self.ours(bench, program, "-N", iterations)?;
+            Ok((machine::children()? - before, figure))
         };
-        let (start, whole) = (timed(few)?, timed(self.iterations)?);
+        let ((start, _), (whole, figure)) = (timed(few)?, timed(self.iterations)?);
         let gigabytes = (self.iterations - few) as f64 * self.size as f64 / 1e9;
-        Ok(Figure { cpu_seconds_per_gb: Some((whole - start) / gigabytes), ..Figure::default() })
+        let bytes = self.iterations as f64 * self.size as f64;
+        Ok(Figure {
+            seconds: figure.bytes_per_second.map(|rate| bytes / rate),
+            cpu_seconds_per_gb: Some((whole - start) / gigabytes),
+            ..Figure::default()
+        })
     }
 
     fn raw(&self, bench: &Bench, words: &str) -> Result<Figure> {

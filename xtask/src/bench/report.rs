@@ -1,6 +1,7 @@
 //! What was measured: the text and the JSON come from these structs.
 
 use std::fmt;
+use std::iter::zip;
 
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ pub struct Stats {
     pub max: f64,
 }
 
-/// Runs of ours and of a peer, in pairs of the same round that met the same state.
+/// Runs of ours and of a peer, in pairs that met the same state: of each state the first with the first, and so on.
 #[derive(Clone, Copy, Serialize)]
 pub struct Comparison {
     /// Our figures.
@@ -133,16 +134,20 @@ impl Stats {
 }
 
 impl Comparison {
-    /// A pair counts when both runs met the same state, and nothing changed or disturbed them.
+    /// Pairs are of the runs that nothing changed or disturbed.
     pub fn new(ours: &[Sample], theirs: &[Sample]) -> Option<Comparison> {
-        let pairs = || ours.iter().zip(theirs).filter(|(a, b)| a.state == b.state && a.state.is_steady());
-        let count = |state| pairs().filter(|(ours, _)| ours.state == state).count();
+        let values = |samples: &[Sample], state| -> Vec<f64> {
+            samples.iter().filter(|sample| sample.state == state).map(|sample| sample.value).collect()
+        };
+        let pairs = |state| -> Vec<(f64, f64)> { zip(values(ours, state), values(theirs, state)).collect() };
+        let (near, far) = (pairs(State::Near), pairs(State::Far));
+        let all = || near.iter().chain(&far);
         Some(Comparison {
-            ours: Stats::of(pairs().map(|(ours, _)| ours.value))?,
-            theirs: Stats::of(pairs().map(|(_, theirs)| theirs.value))?,
-            ratio: Stats::of(pairs().map(|(ours, theirs)| ours.value / theirs.value))?,
-            near: count(State::Near),
-            far: count(State::Far),
+            ours: Stats::of(all().map(|(ours, _)| *ours))?,
+            theirs: Stats::of(all().map(|(_, theirs)| *theirs))?,
+            ratio: Stats::of(all().map(|(ours, theirs)| ours / theirs))?,
+            near: near.len(),
+            far: far.len(),
         })
     }
 
@@ -204,9 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_different_rounds_are_paired() {
+        let ours = runs([(6.0, State::Near), (1.0, State::Far), (3.0, State::Mixed)]);
+        let theirs = runs([(2.0, State::Far), (3.0, State::Mixed), (3.0, State::Near)]);
+        let Comparison { ratio, near, far, .. } = Comparison::new(&ours, &theirs).unwrap();
+        assert_eq!((ratio.min, ratio.max, near, far), (0.5, 2.0, 1, 1));
+    }
+
+    #[test]
     fn the_ratio_is_the_median_of_the_pairs() {
         let ours = runs([(6.0, State::Near), (10.0, State::Far), (9.0, State::Near), (1.0, State::Near)]);
-        let theirs = runs([(5.0, State::Near), (8.0, State::Far), (3.0, State::Near), (9.0, State::Far)]);
+        let theirs = runs([(5.0, State::Near), (8.0, State::Far), (9.0, State::Far), (3.0, State::Near)]);
         let Comparison { ratio, near, far, .. } = Comparison::new(&ours, &theirs).unwrap();
         assert!((ratio.median - 1.25).abs() < 1e-9 && (ratio.max - 3.0).abs() < 1e-9, "{}", ratio.median);
         assert_eq!((near, far), (2, 1));
