@@ -7,6 +7,7 @@
 struct verdict {
 	bool written;
 	bool added;
+	bool alone;
 };
 
 static void serve(const struct process *parent)
@@ -22,7 +23,8 @@ static void serve(const struct process *parent)
 	meet(parent);
 	hear(parent->fd, &done, 1);
 	memcpy(&word, b.buf + 16384, sizeof(word));
-	verdict = (struct verdict){ .written = filled(b.buf, 10000, 2), .added = word == 500 };
+	verdict = (struct verdict){ .written = filled(b.buf, 10000, 2), .added = word == 500,
+				    .alone = becomes(b.buf + 50000, 7) };
 	tell(parent->fd, &verdict, sizeof(verdict));
 	meet(parent);
 	end_drop(&b);
@@ -62,10 +64,20 @@ int main(int argc, char **argv)
 	}
 	yes("500 atomics one by one", right);
 
+	/* Bursts, each polled for, and then a request that nobody polls for. */
+	a.buf[50000] = 7;
+	for (uint64_t burst = 0; burst < 20; burst++) {
+		for (uint64_t i = 0; i < 32; i++)
+			ask(&a, (struct ask){ .id = i, .op = IBV_WR_RDMA_WRITE, .len = 64, .at = 40000, .to = 60000,
+					      .unsignaled = i < 31 });
+		expect(a.send_cq, 31);
+	}
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 1, .at = 50000, .to = 50000 });
 	tell(child.fd, &done, 1);
 	hear(child.fd, &verdict, sizeof(verdict));
 	yes("the target finds what was written", verdict.written);
 	yes("the target finds what was added", verdict.added);
+	yes("the target finds what followed bursts, with nobody polling", verdict.alone);
 	meet(&child);
 	join(&child);
 	end_drop(&a);

@@ -32,6 +32,12 @@ const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
 
+/// A program that has posted so many requests in each of so many bursts, and polled after each, is expected to go on
+/// like that: even the first request of a burst waits for the others then, unless they are so many bytes.
+const BURST: u32 = 16;
+const BURSTS: u32 = 8;
+const BURST_BYTES: u64 = 16 << 10;
+
 /// What stands for receives where keys are named.
 const RECEIVES: u32 = 0;
 
@@ -95,6 +101,9 @@ pub(crate) struct Inner {
     patience: u32,
     /// The last turn brought something.
     brought: bool,
+    /// Requests posted since the pipe was idle, and how many bursts of [`BURST`] or more there were in a row.
+    burst: u32,
+    bursts: u32,
     /// When the progress thread will look at this connection's deadlines.
     timer: Option<Tick>,
     /// The timer was set with a missing receive of the peer in mind.
@@ -154,6 +163,8 @@ impl Conn {
             unsent_bytes: 0,
             patience: 0,
             brought: false,
+            burst: 0,
+            bursts: 0,
             timer: None,
             starved: false,
             drained_wanted: false,
@@ -229,6 +240,7 @@ impl Conn {
         }
         let request = Request { id: wr.id, op: wr.op, flags, len: len as u32, fault };
         inner.unsent_bytes += len;
+        inner.burst = inner.burst.saturating_add(1);
         inner.engine.post_send(request).is_some()
     }
 
@@ -248,18 +260,29 @@ impl Conn {
         inner.engine.post_recv(wr.id, u32::try_from(len).unwrap_or(u32::MAX)).is_some()
     }
 
-    /// After posting sends: an idle pipe gets them at once; else they gather, and go out with others when the peer
-    /// has answered, when the application polls, or when enough has gathered.
+    /// After posting sends: an idle pipe gets them at once, unless more are expected; else they gather, and go out with
+    /// others when the peer has answered, when the application polls, or when enough has gathered.
     #[inline]
     pub(crate) fn after_post(self: &Arc<Self>, inner: &mut Inner) {
         let idle = inner.engine.in_flight() == 0;
         let blocked = inner.is_blocked();
-        if inner.engine.has_failed() || ((idle || inner.has_gathered()) && !blocked) {
+        let now = inner.has_gathered() || (idle && !self.expects_more(inner));
+        if inner.engine.has_failed() || (now && !blocked) {
             self.flush(inner);
         } else if !blocked {
             self.progress.list(self);
         }
         self.mind_deadlines(inner);
+    }
+
+    /// Requests have been posted to an idle pipe: whether they may wait for those that the program is about to post.
+    /// They wait for its next poll; if that does not come, for the end of the progress thread's nap.
+    fn expects_more(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        if !self.is_listed() {
+            let many = std::mem::take(&mut inner.burst) >= BURST;
+            inner.bursts = if many { inner.bursts.saturating_add(1) } else { 0 };
+        }
+        inner.bursts >= BURSTS && inner.unsent_bytes <= BURST_BYTES && self.progress.list_if_awake(self)
     }
 
     /// Sees to it that the thread looks at the deadlines that run.
@@ -589,6 +612,10 @@ impl Conn {
 
     pub(super) fn mark_listed(&self) -> bool {
         !self.listed.load(Ordering::Acquire) && !self.listed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
     }
 
     pub(super) fn unmark_listed(&self) {

@@ -377,6 +377,16 @@ impl Progress {
         }
     }
 
+    /// As [`list`](Self::list), with nothing on its way to the peer of which an answer would make somebody look. False if
+    /// the thread sleeps, or is about to: nobody might look then.
+    pub(crate) fn list_if_awake(&self, conn: &Arc<Conn>) -> bool {
+        if conn.is_listed() {
+            return true;
+        }
+        self.list(conn);
+        !self.standby.is_asleep_anyhow()
+    }
+
     pub(crate) fn unlink(&self, conn: &Arc<Conn>) {
         self.unlinked.lock().push(conn.clone());
         self.any_unlinked.store(true, Ordering::Release);

@@ -126,6 +126,15 @@ impl Standby {
         self.asleep.load(Ordering::Relaxed)
     }
 
+    /// The same for who has left work without the engine's lock, where the thread looks for it before it sleeps: one of
+    /// them sees the other.
+    #[inline]
+    pub(crate) fn is_asleep_anyhow(&self) -> bool {
+        // pairs with the fence in `plan`
+        fence(Ordering::SeqCst);
+        self.asleep.load(Ordering::Relaxed)
+    }
+
     /// What the thread does next.
     pub(crate) fn plan(&self, watch: &mut Watch) -> Plan {
         self.napping.store(false, Ordering::Relaxed);
@@ -138,6 +147,8 @@ impl Standby {
             watch.nap = NAP_FIRST;
             // Relaxed: the engine's lock orders this with `is_asleep`.
             self.asleep.store(true, Ordering::Relaxed);
+            // pairs with the fence in `is_asleep_anyhow`
+            fence(Ordering::SeqCst);
             Plan::Sleep
         }
     }

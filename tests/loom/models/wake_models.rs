@@ -10,6 +10,7 @@ use crate::wake::{Plan, Standby, Watch};
 pub(crate) const ALL: &[Model] = &[
     ("a_kick_between_the_plan_and_the_sleep_is_not_lost", kick),
     ("an_acknowledgement_left_behind_is_found_or_the_thread_is_woken", left_behind),
+    ("requests_left_behind_are_found_or_the_poster_sees_the_thread_asleep", posted),
     ("a_thread_that_naps_hears_of_an_application_that_goes_to_sleep", going_to_sleep),
 ];
 
@@ -82,6 +83,32 @@ fn left_behind() {
     });
     pollers.into_iter().for_each(|poller| poller.join().unwrap());
     thread.join().unwrap();
+}
+
+/// Somebody leaves requests to gather without the engine's lock, and sends them himself if the thread sleeps. No bell
+/// rings: if both missed the other, nobody would have sent them.
+fn posted() {
+    let shared = Shared::new();
+    let (listed, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let poster = thread::spawn({
+        let (shared, listed, sent) = (shared.clone(), listed.clone(), sent.clone());
+        move || {
+            listed.store(1, Ordering::Release);
+            if shared.standby.is_asleep_anyhow() {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let thread = thread::spawn({
+        let (shared, sent) = (shared.clone(), sent.clone());
+        move || {
+            assert_eq!(shared.standby.plan(&mut Watch::default()), Plan::Sleep);
+            sent.fetch_add(listed.swap(0, Ordering::AcqRel), Ordering::Relaxed);
+        }
+    });
+    poster.join().unwrap();
+    thread.join().unwrap();
+    assert_ne!(sent.load(Ordering::Relaxed), 0);
 }
 
 /// The nap has no end here: if the application did not end it, loom would see a deadlock.
