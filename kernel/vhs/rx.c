@@ -223,6 +223,21 @@ static void vhs_rx_count(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 head)
 	u64_stats_update_end(&rxq->syncp);
 }
 
+/*
+ * An skb with room for @linear bytes, the last @payload of which are payload
+ * with more behind it. Such a head must not be of a page's fragment:
+ * skb_try_coalesce() would put it among fragments of device memory, where
+ * TCP ends the stream with ENODEV when it meets it. netdev_alloc_skb() has
+ * small ones from kmalloc(), which are not merged.
+ */
+static struct sk_buff *vhs_alloc_head(struct vhs_rxq *rxq, u32 linear,
+				      u32 payload)
+{
+	if (payload)
+		return netdev_alloc_skb(rxq->port->dev, linear);
+	return napi_alloc_skb(&rxq->napi, linear);
+}
+
 /* @len bytes, after @skip, of the payload; all of it but for a segment. */
 static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 			u32 len)
@@ -241,7 +256,8 @@ static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 	vhs_source_init(&rx.source, src);
 	if (vhs_hit(&rxq->port->inject.alloc_fail, rxq->seen))
 		goto err_count;
-	rx.skb = napi_alloc_skb(&rxq->napi, linear);
+	rx.skb = vhs_alloc_head(rxq, linear,
+				head < rx.len ? head - vhs_cb(src)->hdr_len : 0);
 	if (!rx.skb)
 		goto err_count;
 	if (!vhs_rx_linear(&rx, linear) ||
