@@ -39,7 +39,7 @@ pub(crate) fn register_dmabuf(
     if offset.checked_add(len).is_none_or(|end| end > size) {
         return Err(Error::Invalid("the range runs past the end of the dma-buf"));
     }
-    let device = device::open(fd, offset, len, needs_write(access)).map_err(|e| match e.raw_os_error() {
+    let device = device::open(fd, offset, len, iova, needs_write(access)).map_err(|e| match e.raw_os_error() {
         Some(libc::EOPNOTSUPP) => Error::NotSupported,
         _ => Error::Io(e),
     })?;

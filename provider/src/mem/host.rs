@@ -1,20 +1,20 @@
-//! Registration of host memory.
+//! Registration of memory by its address.
 
 use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
 use super::region::Backing;
-use super::{PdId, Region, keys, needs_write};
+use super::{PdId, Region, device, keys, needs_write};
 use crate::object::Error;
 use crate::sys::mman;
 
-/// Registers host memory.
+/// Registers host memory, or that of a device whose addresses are also the program's.
 ///
 /// # Errors
-/// [`Error::Fault`] if it is not mapped with the rights that `access` needs, [`Error::NotSupported`] for on-demand
-/// access where the system does not allow fault-safe copies.
-pub(crate) fn register_host(addr: u64, len: u64, iova: u64, access: Access, pd: PdId) -> Result<Arc<Region>, Error> {
+/// [`Error::Fault`] if it is not mapped with the rights that `access` needs, `EFAULT` if it ends before it should,
+/// [`Error::NotSupported`] for on-demand access where the system does not allow fault-safe copies.
+pub(crate) fn register(addr: u64, len: u64, iova: u64, access: Access, pd: PdId) -> Result<Arc<Region>, Error> {
     let on_demand = access.contains(Access::ON_DEMAND);
     let implicit = addr == 0 && len == u64::MAX;
     if implicit && !on_demand {
@@ -23,13 +23,19 @@ pub(crate) fn register_host(addr: u64, len: u64, iova: u64, access: Access, pd: 
     if addr.checked_add(len).is_none() || iova.checked_add(len).is_none() {
         return Err(Error::Invalid("the range runs past the end of the address space"));
     }
+    let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
+    if !implicit
+        && len > 0
+        && let Some((device, offset)) = device::at(addr, len)?
+    {
+        return keys().insert(|key| Region::new(key, offset, len, iova, access, pd, Backing::Device(device)));
+    }
     if on_demand && !mman::can_copy() {
         return Err(Error::NotSupported);
     }
     if !on_demand && len > 0 {
         mman::populate(addr, len, needs_write(access)).map_err(|_| Error::Fault)?;
     }
-    let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
     let backing = if on_demand { Backing::OnDemand } else { Backing::Pinned };
     keys().insert(|key| Region::new(key, addr, len, iova, access, pd, backing))
 }

@@ -78,11 +78,11 @@ mod tests {
     use dmverbs_proto::Access;
 
     use super::*;
-    use crate::mem::{PdId, register_host};
+    use crate::mem::{PdId, register};
 
     #[test]
     fn keys_are_unique_and_found_until_they_are_removed() {
-        let regions: Vec<_> = (0..1000).map(|i| register_host(0, 0, i, Access::empty(), PdId(3)).unwrap()).collect();
+        let regions: Vec<_> = (0..1000).map(|i| register(0, 0, i, Access::empty(), PdId(3)).unwrap()).collect();
         let distinct: HashSet<u32> = regions.iter().map(|region| region.key()).collect();
         assert_eq!(distinct.len(), regions.len());
         assert!(!distinct.contains(&0));

@@ -9,6 +9,9 @@ use super::{Device, Kind};
 use crate::sys::dmabuf::{self, DmaBuf};
 use crate::sys::mman;
 
+/// The kernel's own number, which drivers let out; linux/errno.h.
+const ENOTSUPP: i32 = 524;
+
 /// A range of a dma-buf, mapped: the pages around it.
 ///
 /// # Invariants
@@ -30,7 +33,7 @@ impl Memory {
         let start = offset - skip;
         let dmabuf = DmaBuf::map(fd, start, size, write).map_err(|e| match e.raw_os_error() {
             // EINVAL: its exporter has no way to map it; the range has been checked.
-            Some(libc::EINVAL | libc::ENODEV | libc::EACCES | libc::EPERM | libc::ENOTTY) => {
+            Some(libc::EINVAL | libc::ENODEV | libc::EACCES | libc::EPERM | libc::ENOTTY | ENOTSUPP) => {
                 io::Error::from_raw_os_error(libc::EOPNOTSUPP)
             }
             _ => e,
@@ -69,8 +72,8 @@ impl Device for Memory {
         Kind::Mapped
     }
 
-    fn dmabuf(&self) -> BorrowedFd<'_> {
-        self.dmabuf.fd()
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.dmabuf.fd())
     }
 
     fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {

@@ -1,6 +1,7 @@
 //! Registered memory: who may touch which bytes, and the only code that does.
 
 mod bytes;
+mod cuda;
 mod device;
 mod dmabuf;
 mod host;
@@ -16,7 +17,7 @@ use dmverbs_proto::Access;
 
 pub(crate) use device::{Device, Kind, Piece};
 pub(crate) use dmabuf::register_dmabuf;
-pub(crate) use host::register_host;
+pub(crate) use host::register;
 pub(crate) use keys::keys;
 pub(crate) use region::{AccessError, Region, Span};
 pub(crate) use slots::SlotRing;

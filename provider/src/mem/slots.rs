@@ -230,13 +230,13 @@ impl SlotRing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mem::register_host;
+    use crate::mem::register;
 
     const PD: PdId = PdId(7);
 
     fn region(bytes: &mut [u8], access: Access) -> Arc<Region> {
         let addr = bytes.as_mut_ptr().expose_provenance() as u64;
-        register_host(addr, bytes.len() as u64, addr, access, PD).unwrap()
+        register(addr, bytes.len() as u64, addr, access, PD).unwrap()
     }
 
     fn sge(region: &Region, offset: u64, length: u32) -> Sge {
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn on_demand_memory_that_is_not_mapped_is_a_fault_when_it_is_touched() {
-        let everything = register_host(0, u64::MAX, 0, Access::LOCAL_WRITE | Access::ON_DEMAND, PD).unwrap();
+        let everything = register(0, u64::MAX, 0, Access::LOCAL_WRITE | Access::ON_DEMAND, PD).unwrap();
         let mut memory = vec![1_u8, 2, 3, 4];
         let addr = memory.as_mut_ptr().expose_provenance() as u64;
         let at = |addr| Sge { addr, length: 4, lkey: everything.key() };
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn memory_that_is_not_mapped_cannot_be_registered() {
         let page = mman_page();
-        assert!(matches!(register_host(page, page, page, Access::empty(), PD), Err(crate::object::Error::Fault)));
+        assert!(matches!(register(page, page, page, Access::empty(), PD), Err(crate::object::Error::Fault)));
     }
 
     fn mman_page() -> u64 {

@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use parking_lot::Mutex;
-
 use super::{Device, Kind, Piece};
 use crate::sys::dmabuf;
 use crate::sys::softaccel::{SEGMENTS_MAX, SoftAccel};
@@ -15,8 +13,6 @@ pub(super) struct Memory {
     accelerator: SoftAccel,
     dmabuf: OwnedFd,
     kind: Kind,
-    /// Held by who changes a word: the engine has no atomics.
-    updating: Mutex<()>,
 }
 
 impl Memory {
@@ -34,7 +30,7 @@ impl Memory {
 
     fn new(accelerator: SoftAccel, dmabuf: OwnedFd) -> io::Result<Memory> {
         let kind = Kind::SoftAccel(accelerator.number()?);
-        Ok(Memory { accelerator, dmabuf, kind, updating: Mutex::new(()) })
+        Ok(Memory { accelerator, dmabuf, kind })
     }
 }
 
@@ -47,21 +43,12 @@ impl Device for Memory {
         self.accelerator.write(self.dmabuf.as_fd(), offset, source)
     }
 
-    fn update(&self, offset: u64, change: &dyn Fn(u64) -> u64) -> io::Result<u64> {
-        let _alone = self.updating.lock();
-        let mut bytes = Vec::with_capacity(8);
-        self.read(offset, 8, &mut bytes)?;
-        let found = bytes.try_into().map(u64::from_ne_bytes).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        self.write(offset, &change(found).to_ne_bytes())?;
-        Ok(found)
-    }
-
     fn kind(&self) -> Kind {
         self.kind
     }
 
-    fn dmabuf(&self) -> BorrowedFd<'_> {
-        self.dmabuf.as_fd()
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.dmabuf.as_fd())
     }
 
     fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {
@@ -70,8 +57,11 @@ impl Device for Memory {
     }
 
     fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+        let Some(source) = from.dmabuf().filter(|_| from.kind() == self.kind) else {
+            return self.gather_by_host(from, pieces);
+        };
         for pieces in pieces.chunks(SEGMENTS_MAX) {
-            self.accelerator.copy(from.dmabuf(), self.dmabuf.as_fd(), pieces)?;
+            self.accelerator.copy(source, self.dmabuf.as_fd(), pieces)?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub struct Mr {
 }
 
 impl Mr {
-    /// Registers `len` bytes at `addr`, which peers name from `iova` on. `addr` 0 and `len` `u64::MAX` with
+    /// Registers `len` bytes at `addr`, of the process or of a GPU, which peers name from `iova` on. `addr` 0 and `len` `u64::MAX` with
     /// [`Access::ON_DEMAND`] stand for the whole address space.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Mr {
     /// together.
     pub fn register(pd: &Arc<Pd>, addr: u64, len: u64, iova: u64, access: Access) -> Result<Arc<Mr>, Error> {
         check(access)?;
-        let region = mem::register_host(addr, len, iova, access, pd.id())?;
+        let region = mem::register(addr, len, iova, access, pd.id())?;
         Ok(Mr::over(pd, region))
     }
 
@@ -41,14 +41,14 @@ impl Mr {
     ) -> Result<Arc<Mr>, Error> {
         check(access)?;
         let region = mem::register_dmabuf(fd, offset, len, iova, access, pd.id())?;
-        if access.contains(Access::LOCAL_WRITE) {
-            let context = pd.context();
-            context.progress().prepare(context.device().ifindex(), &region);
-        }
         Ok(Mr::over(pd, region))
     }
 
     fn over(pd: &Arc<Pd>, region: Arc<Region>) -> Arc<Mr> {
+        if region.access().contains(Access::LOCAL_WRITE) {
+            let context = pd.context();
+            context.progress().prepare(context.device().ifindex(), &region);
+        }
         pd.attach();
         Arc::new(Mr { inner: Mutex::new((pd.clone(), region)) })
     }
@@ -82,7 +82,7 @@ impl Mr {
             Some((addr, len)) => (addr, len, addr),
             None => (old.base(), old.len(), old.iova()),
         };
-        let new = mem::register_host(addr, len, iova, access, pd.id())?;
+        let new = mem::register(addr, len, iova, access, pd.id())?;
         pd.attach();
         let (old_pd, old) = std::mem::replace(&mut *inner, (pd, new));
         revoke(&old_pd, &old);

@@ -52,13 +52,14 @@ impl Receiver {
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
         Lease::find(ifindex)?;
         let memory = device.sibling(BOUND)?;
+        let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
         let (listener, port) = socket::listen(ports)?;
-        let (binding, hold) = match Lease::take(ifindex, memory.dmabuf(), port, &[Protocol::Tcp4, Protocol::Tcp6]) {
+        let (binding, hold) = match Lease::take(ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]) {
             Ok(lease) => (lease.binding(), Hold::Own { _lease: lease }),
             Err(denied) if denied.is_denied() => {
                 // The broker lends nothing for a port that others can have on the same interface.
                 bind_to_interface(&listener.as_fd(), ifindex)?;
-                let loan = Loan::ask(ifindex, memory.dmabuf(), listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                let loan = Loan::ask(ifindex, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
                 (loan.binding, Hold::Lent { _broker: Socket::adopt(loan.connection) })
             }

@@ -49,12 +49,12 @@ impl Bindings {
 
     /// The binding of a region's dma-buf to an interface, made when it is first asked for.
     pub(crate) fn of(&self, region: &Region, ifindex: u32) -> Option<Arc<Binding>> {
-        let device = region.device().filter(|_| self.devmem == Devmem::On)?;
+        let dmabuf = region.device().filter(|_| self.devmem == Devmem::On)?.dmabuf()?;
         let mut bindings = self.bound.lock();
         let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
             let bind = || {
                 let socket = Netdev::open()?;
-                let id = socket.bind_tx(ifindex, device.dmabuf())?;
+                let id = socket.bind_tx(ifindex, dmabuf)?;
                 Ok::<_, dmverbs_netdev::Error>(Binding { id, useless: AtomicBool::new(false), _socket: socket })
             };
             bind().inspect_err(|e| tracing::info!("the host sends what device memory holds: {e}")).ok().map(Arc::new)

@@ -1,0 +1,113 @@
+//! Memory of NVIDIA's GPUs: CUDA's driver copies, on a stream of ours.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Device, Kind, Piece};
+use crate::sys::cuda::{Address, Allocation, Gpu};
+use crate::sys::dmabuf;
+use crate::sys::mman::page_size;
+
+/// An allocation of the program's on a GPU, or one of ours.
+#[derive(Debug)]
+pub(super) struct Memory {
+    gpu: Arc<Gpu>,
+    /// Of offset 0.
+    base: Address,
+    dmabuf: Option<OwnedFd>,
+    /// It is freed with this.
+    ours: bool,
+}
+
+impl Memory {
+    /// The memory that `len` bytes at `addr` belong to, and where in it they begin, if it is a GPU's.
+    ///
+    /// # Errors
+    /// It ends before they do; or the driver's.
+    pub(super) fn at(addr: u64, len: u64) -> io::Result<Option<(Memory, u64)>> {
+        let Some(allocation) = covering(addr, len)? else { return Ok(None) };
+        allocation.synchronize();
+        // dma-bufs are of whole pages.
+        let base = allocation.start - allocation.start % page_size();
+        let size = (allocation.start + allocation.size).next_multiple_of(page_size()) - base;
+        Ok(Some((Memory::new(allocation.gpu, base, size, false), addr - base)))
+    }
+
+    /// The memory behind a dma-buf, the byte at `offset` of which the program also knows as `addr`, if it is a GPU's.
+    ///
+    /// # Errors
+    /// It has less than `len` bytes there; or the driver's.
+    pub(super) fn exported(fd: BorrowedFd<'_>, offset: u64, len: u64, addr: u64) -> io::Result<Option<Memory>> {
+        // The name of its module.
+        if dmabuf::exporter(fd)?.as_deref() != Some("nvidia") {
+            return Ok(None);
+        }
+        let Some(base) = addr.checked_sub(offset) else { return Ok(None) };
+        let Some(allocation) = covering(addr, len)? else { return Ok(None) };
+        allocation.synchronize();
+        let dmabuf = Some(fd.try_clone_to_owned()?);
+        Ok(Some(Memory { gpu: allocation.gpu, base, dmabuf, ours: false }))
+    }
+
+    fn new(gpu: Arc<Gpu>, base: Address, size: u64, ours: bool) -> Memory {
+        let dmabuf = gpu
+            .export(base, size as usize)
+            .inspect_err(
+                |e| tracing::info!(error = %e, "a GPU's memory has no dma-buf: its payload passes through the host"),
+            )
+            .ok();
+        Memory { gpu, base, dmabuf, ours }
+    }
+}
+
+/// The allocation with all of these bytes, if they are a GPU's.
+fn covering(addr: u64, len: u64) -> io::Result<Option<Allocation>> {
+    let Some(allocation) = Allocation::of(addr)? else { return Ok(None) };
+    if addr - allocation.start > allocation.size.saturating_sub(len) || len > allocation.size {
+        return Err(io::Error::from_raw_os_error(libc::EFAULT));
+    }
+    Ok(Some(allocation))
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.ours {
+            self.gpu.free(self.base);
+        }
+    }
+}
+
+impl Device for Memory {
+    fn read(&self, offset: u64, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
+        self.gpu.read(self.base + offset, len, target)
+    }
+
+    fn write(&self, offset: u64, source: &[u8]) -> io::Result<()> {
+        self.gpu.write(self.base + offset, source)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Cuda(self.gpu.ordinal)
+    }
+
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        self.dmabuf.as_ref().map(OwnedFd::as_fd)
+    }
+
+    fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {
+        let base = self.gpu.allocate(len as usize)?;
+        Ok(Box::new(Memory::new(self.gpu.clone(), base, len, true)))
+    }
+
+    fn base(&self) -> u64 {
+        self.base
+    }
+
+    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+        if from.kind() != self.kind() {
+            return self.gather_by_host(from, pieces);
+        }
+        self.gpu.gather(pieces.iter().map(|piece| (self.base + piece.dst, from.base() + piece.src, piece.len as usize)))
+    }
+}
