@@ -32,8 +32,8 @@ const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
 
-/// A program that has posted so many requests in each of so many bursts, and polled after each, is expected to go on
-/// like that: even the first request of a burst waits for the others then, unless they are so many bytes.
+/// A program that has posted so many requests in each of so many bursts is expected to go on like that: even the first
+/// request of a burst waits for the others then, unless they are so many bytes, or nobody is awake to send them.
 const BURST: u32 = 16;
 const BURSTS: u32 = 8;
 const BURST_BYTES: u64 = 16 << 10;

@@ -15,8 +15,8 @@ pub struct Mr {
 }
 
 impl Mr {
-    /// Registers `len` bytes at `addr`, of the process or of a GPU, which peers name from `iova` on. `addr` 0 and `len` `u64::MAX` with
-    /// [`Access::ON_DEMAND`] stand for the whole address space.
+    /// Registers `len` bytes at `addr`, of the process or of a GPU, which peers name from `iova` on. `addr` 0 and `len`
+    /// `u64::MAX` with [`Access::ON_DEMAND`] stand for the whole address space.
     ///
     /// # Errors
     /// [`Error::Fault`] if the memory is not mapped with these rights; [`Error::Invalid`] for rights that do not go
