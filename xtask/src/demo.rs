@@ -9,7 +9,7 @@ use crate::{build, setup};
 
 /// Installs, builds, runs, and prints the table.
 pub fn run() -> Result<()> {
-    setup::run()?;
+    setup::run(&[])?;
     println!("Building dmverbs …");
     build::release()?;
     let net = Net::veth()?;

@@ -22,6 +22,13 @@ pub struct Group {
     pub run: fn() -> Result<Tally>,
 }
 
+impl Group {
+    /// The Debian packages that it needs besides those that everything does.
+    pub fn packages(&self) -> &'static [&'static str] {
+        if matches!(self.name, "vm" | "devmem") { &vm::HOST } else { &[] }
+    }
+}
+
 /// All groups.
 pub const GROUPS: [Group; 11] = [
     Group { name: "fmt", about: "the code is formatted", run: || verdict(cargo()?.args(["fmt", "--all", "--check"])) },

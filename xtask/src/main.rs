@@ -50,7 +50,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::Setup => setup::run(&[]).map(|()| ExitCode::SUCCESS),
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Test { groups } => test::run(&groups),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),

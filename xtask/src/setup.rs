@@ -6,12 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
-/// Installs what is missing as root. Anybody else is told the command to give.
-pub fn run() -> Result<()> {
-    install(&PACKAGES)
+/// Installs what is missing as root, of what everything needs and of these. Anybody else is told the command to give.
+pub fn run(more: &[&'static str]) -> Result<()> {
+    install(&[&PACKAGES, more].concat())
 }
 
-/// The same for other packages.
+/// The same for these packages alone.
 pub fn install(packages: &[&'static str]) -> Result<()> {
     let missing = missing(packages)?;
     if missing.is_empty() {
@@ -46,12 +46,13 @@ fn missing(packages: &[&'static str]) -> Result<Vec<&'static str>> {
 }
 
 /// The compiler's tools, the headers that the bindings are checked against, and the programs that the tests run.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 19] = [
     "binutils",
     "gcc",
     "libc6-dev",
     "libclang-dev",
     "make",
+    "mount",
     "pkg-config",
     "libibverbs-dev",
     "librdmacm-dev",

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: runs groups, counts, and says so in one last line.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,10 +17,12 @@ const LOG: &str = "target/test.log";
 
 /// Runs the groups of these names, or all.
 pub fn run(names: &[String]) -> Result<ExitCode> {
-    setup::run()?;
+    let chosen: Vec<&Group> =
+        GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name)).collect();
+    let packages: BTreeSet<&str> = chosen.iter().flat_map(|group| group.packages()).copied().collect();
+    setup::run(&Vec::from_iter(packages))?;
     fs::create_dir_all(root()?.join("target"))?;
     File::create(root()?.join(LOG))?;
-    let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name));
     let mut total = Tally::default();
     let mut report = Vec::new();
     for group in chosen {

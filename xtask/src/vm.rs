@@ -342,7 +342,7 @@ fn inside(root: &Path, words: &[&str]) -> Command {
 }
 
 /// What the host needs besides.
-const HOST: [&str; 5] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils", "perl"];
+pub const HOST: [&str; 5] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils", "perl"];
 
 /// The root's packages besides the kernel.
 const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,\

@@ -42,7 +42,7 @@ pub struct Options {
 
 /// Measures, prints, and writes the JSON.
 pub fn run(options: &Options) -> Result<()> {
-    setup::run()?;
+    setup::run(&[])?;
     if options.vm {
         return save(options, &vm::run(if options.quick { 1 } else { 5 })?);
     }
