@@ -34,7 +34,7 @@ enum Command {
     /// Prepare the interface, and record how it was before
     ///
     /// All of it is done or nothing. The record is a file in /run/dmverbs. A second call adds to what the first did;
-    /// the record stays that of the first.
+    /// the record stays that of the first. Calls at the same time take turns.
     Setup(Prepare),
     /// Put back what `setup` found
     ///
@@ -75,6 +75,7 @@ impl Prepare {
 
     fn setup(&self) -> Result<(), Failure> {
         require_privilege("setup")?;
+        let _turn = record::turn()?;
         let (ethtool, ifindex, found, wanted) = self.wanted()?;
         let new = Record::new(&ethtool, ifindex, found.settings.clone())?;
         let older = older(&ethtool, &self.ifname, ifindex)?;
@@ -107,11 +108,17 @@ impl Prepare {
 }
 
 fn restore(ifname: &str) -> Result<(), Failure> {
+    // Who may not restore hears of it only if there is something to be restored.
+    let _turn = if Record::load(ifname)?.is_some() {
+        require_privilege("restore")?;
+        Some(record::turn()?)
+    } else {
+        None
+    };
     let Some(record) = Record::load(ifname)? else {
         println!("nothing to restore: in this network namespace, {ifname} has not been set up");
         return Ok(());
     };
-    require_privilege("restore")?;
     let ethtool = Ethtool::open().map_err(Failure::ours)?;
     let ifindex = match record.now(&ethtool)? {
         Now::There { ifindex, ifname: now } if now == ifname => ifindex,

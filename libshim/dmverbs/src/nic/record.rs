@@ -1,11 +1,12 @@
 //! How an interface was before `dmverbs nic setup`: a file in /run, which the next boot starts without.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dmverbs_netdev::Ethtool;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
@@ -65,6 +66,15 @@ impl Record {
         let path = path(ifname)?;
         fs::remove_file(&path).map_err(|e| at(&path, &e))
     }
+}
+
+/// Waits for its turn: whoever changes interfaces holds this.
+pub fn turn() -> Result<File, Failure> {
+    let path = Path::new(FOLDER).join("nic.lock");
+    state::create()
+        .and_then(|()| File::create(&path))
+        .and_then(|file| Ok(flock(&file, FlockOperation::LockExclusive).map(|()| file)?))
+        .map_err(|e| at(&path, &e))
 }
 
 /// A recorded interface as it is now.
