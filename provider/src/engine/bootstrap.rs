@@ -406,7 +406,7 @@ impl Turn {
                 .any(|p| matches!(&p.role, Role::Dialling { conn: dialler, .. } if Arc::ptr_eq(dialler, &conn)));
             let peer = conn.lock().peer;
             let (Some(peer), false) = (peer, under_way) else { continue };
-            match socket::connect(peer.listener(), Some(peer.local_gid.ip())) {
+            match socket::connect(peer.listener(), Some(peer.local_gid.ip()), None) {
                 Ok(socket) => self.expect_hello(progress, socket, Role::Dialling { conn, told: None }, Interest::WRITE),
                 Err(e) => tracing::debug!(to = %peer.listener(), error = %e, "cannot dial"),
             }

@@ -251,7 +251,8 @@ impl Conn {
             return Ok(());
         }
         if link.lane_out.is_none() {
-            let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()))?;
+            // The kernel sends from device memory only by the interface that it is bound to, whatever the routes prefer.
+            let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()), Some(peer.ifindex))?;
             socket::keep_alive(socket.as_fd())?;
             devmem::enable_zerocopy(socket.as_fd())?;
             let mut stream = Stream::duplex(socket);

@@ -150,9 +150,13 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(Socket, Soc
     }
 }
 
-/// Begins to connect; the socket becomes writable when that has succeeded or failed.
-pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Socket> {
+/// Begins to connect, from that address and by that interface if they are given; the socket becomes writable when that has
+/// succeeded or failed.
+pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, by: Option<u32>) -> io::Result<Socket> {
     let socket = stream(to)?;
+    if let Some(ifindex) = by {
+        dmverbs_netdev::bind_to_interface(&socket.as_fd(), ifindex)?;
+    }
     nodelay(socket.as_fd())?;
     if let Some(from) = from {
         let scope = if let SocketAddr::V6(v6) = to { v6.scope_id() } else { 0 };
@@ -400,7 +404,7 @@ mod tests {
         let (listener, port) = listen(None).unwrap();
         assert!(accept(listener.as_fd()).unwrap().is_none());
         for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-            let client = connect(SocketAddr::new(ip, port), Some(ip)).unwrap();
+            let client = connect(SocketAddr::new(ip, port), Some(ip), None).unwrap();
             wait(&client, Interest::WRITE);
             assert!(finish_connect(client.as_fd()).unwrap());
             wait(&listener, Interest::READ);
@@ -436,7 +440,7 @@ mod tests {
     fn a_connection_that_is_refused_says_so() {
         let (listener, port) = listen(None).unwrap();
         drop(listener);
-        let refused = connect((Ipv4Addr::LOCALHOST, port).into(), None).and_then(|client| {
+        let refused = connect((Ipv4Addr::LOCALHOST, port).into(), None, None).and_then(|client| {
             wait(&client, Interest::WRITE);
             finish_connect(client.as_fd())
         });

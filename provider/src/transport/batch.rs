@@ -286,7 +286,10 @@ impl Queue {
             // Notices will come, and with them room for more.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.is_waiting() => Ok(Wait::Notices),
             Err(e) if is_refusal(&e) => {
-                payload.binding.refused(&e);
+                // By another interface than this socket's route leads to, it can be sent.
+                if e.raw_os_error() != Some(libc::ENODEV) {
+                    payload.binding.refused(&e);
+                }
                 self.rescue(payload)?;
                 payload.ends.into_iter().for_each(|slot| outlet.notices.lend(slot));
                 Ok(Wait::Nothing)
