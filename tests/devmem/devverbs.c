@@ -2,14 +2,15 @@
 /*
  * RC between two processes, from and to memory of a choice.
  *
- *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]
+ *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]
  *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
  * data, READ and SEND of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd offsets; what arrives is
  * compared by checksum, and so are the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
- * waits for a line each time. The server serves one client, and ends with it.
+ * waits for a line each time. The server serves one client, and ends with it; with -r it registers its memory
+ * anew when that has come.
  */
 
 #include <errno.h>
@@ -109,9 +110,20 @@ static struct ibv_context *open_device(void)
 	return opened;
 }
 
-static void prepare(void)
+static void register_memory(void)
 {
 	int rights = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
+
+	if (memory.dmabuf >= 0)
+		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, IOVA, memory.dmabuf, rights);
+	else
+		mr = ibv_reg_mr_iova(pd, memory.va, SIZE, IOVA, rights);
+	if (!mr)
+		die("the memory cannot be registered");
+}
+
+static void prepare(void)
+{
 
 	memory_make(&memory, kind, SIZE);
 	context = open_device();
@@ -120,12 +132,7 @@ static void prepare(void)
 	cq = pd && channel ? ibv_create_cq(context, QPS_MAX * DEPTH * 2, NULL, channel, 0) : NULL;
 	if (!cq)
 		die("ibv_create_cq");
-	if (memory.dmabuf >= 0)
-		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, IOVA, memory.dmabuf, rights);
-	else
-		mr = ibv_reg_mr_iova(pd, memory.va, SIZE, IOVA, rights);
-	if (!mr)
-		die("the memory cannot be registered");
+	register_memory();
 }
 
 /* Both sides make as many QPs as the client says, and tell each other of them. */
@@ -418,7 +425,7 @@ static int control(const char *host)
 
 static void usage(void)
 {
-	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT]\n"
+	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
 	      "  [-k N] [-w] HOST\n", stderr);
 	exit(2);
@@ -430,9 +437,9 @@ int main(int argc, char **argv)
 	unsigned long size = 1 << 20, total = 64 << 20, every = 1;
 	int option, fd, status = 0;
 	unsigned int i;
-	bool server, waits = false;
+	bool server, waits = false, anew = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:w")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:rw")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -446,6 +453,7 @@ int main(int argc, char **argv)
 				operation++;
 			break;
 		case 'k': every = strtoul(optarg, NULL, 0); break;
+		case 'r': anew = true; break;
 		case 'w': waits = true; break;
 		default: usage();
 		}
@@ -465,6 +473,10 @@ int main(int argc, char **argv)
 		put(fd, &qps, sizeof(qps));
 	if (qps > QPS_MAX)
 		complain("the client", "wants too many QPs");
+	if (server && anew) {
+		ibv_dereg_mr(mr);
+		register_memory();
+	}
 	connect_qps(fd);
 	if (server)
 		serve(fd);

@@ -87,10 +87,12 @@ impl Lanes {
         Lanes { devmem, meeting: Mutex::default() }
     }
 
-    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had.
+    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the one
+    /// that was taken before is not gone.
     pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
         let mut meeting = self.meeting.lock();
-        if self.devmem == Devmem::Off || meeting.receivers.iter().any(|r| r.serves(ifindex, device.kind())) {
+        let known = meeting.receivers.iter().position(|receiver| receiver.serves(ifindex, device.kind()));
+        if self.devmem == Devmem::Off || known.is_some_and(|known| meeting.receivers[known].is_live()) {
             return;
         }
         let receiver = match Receiver::open(ifindex, device, progress.registry.ports()) {
@@ -100,13 +102,24 @@ impl Lanes {
                 return;
             }
         };
-        let token = LANE_LISTENER | meeting.receivers.len() as u64;
+        let index = known.unwrap_or(meeting.receivers.len());
+        let token = LANE_LISTENER | index as u64;
         if let Err(e) = progress.epoll.add(receiver.listener(), token, Interest::READ) {
             tracing::warn!(error = %e, "nobody would be heard at the port of a lane");
             return;
         }
         tracing::info!(ifindex, port = receiver.port(), kind = ?device.kind(), "a queue receives into device memory");
-        meeting.receivers.push(Arc::new(receiver));
+        let receiver = Arc::new(receiver);
+        match meeting.receivers.get_mut(index) {
+            // The broker that lent the queue is gone; lanes that were made before stay with what it has left.
+            Some(dead) => {
+                let dead = std::mem::replace(dead, receiver);
+                if let Err(e) = progress.epoll.delete(dead.listener()) {
+                    tracing::warn!(error = %e, "the port of a queue that is gone is still listened to");
+                }
+            }
+            None => meeting.receivers.push(receiver),
+        }
     }
 
     fn find(&self, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {

@@ -45,10 +45,7 @@ impl Mr {
     }
 
     fn over(pd: &Arc<Pd>, region: Arc<Region>) -> Arc<Mr> {
-        if region.access().contains(Access::LOCAL_WRITE) {
-            let context = pd.context();
-            context.progress().prepare(context.device().ifindex(), &region);
-        }
+        prepare(pd, &region);
         pd.attach();
         Arc::new(Mr { inner: Mutex::new((pd.clone(), region)) })
     }
@@ -83,6 +80,7 @@ impl Mr {
             None => (old.base(), old.len(), old.iova()),
         };
         let new = mem::register(addr, len, iova, access, pd.id())?;
+        prepare(&pd, &new);
         pd.attach();
         let (old_pd, old) = std::mem::replace(&mut *inner, (pd, new));
         revoke(&old_pd, &old);
@@ -99,6 +97,14 @@ impl Mr {
         revoke(&inner.0, &inner.1);
         inner.0.detach();
         Ok(())
+    }
+}
+
+/// Memory of a device that may be written will be received into.
+fn prepare(pd: &Pd, region: &Region) {
+    if region.access().contains(Access::LOCAL_WRITE) {
+        let context = pd.context();
+        context.progress().prepare(context.device().ifindex(), region);
     }
 }
 

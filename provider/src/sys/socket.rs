@@ -175,6 +175,15 @@ pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, by: Option<u32>) -> 
     }
 }
 
+/// Whether the peer, which sends nothing, still has its end open.
+pub(crate) fn is_open(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: `byte` is writable for the length given.
+    let n = check_size(unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) });
+    n.is_err_and(|e| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted))
+}
+
 /// Whether a socket that was connecting is connected.
 ///
 /// # Errors

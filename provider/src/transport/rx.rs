@@ -32,7 +32,7 @@ enum Hold {
     },
     /// The connection to the broker: the queue is ours as long as it, and as long as the broker lives.
     Lent {
-        _broker: Socket,
+        broker: Socket,
     },
 }
 
@@ -61,11 +61,20 @@ impl Receiver {
                 bind_to_interface(&listener.as_fd(), ifindex)?;
                 let loan = Loan::ask(ifindex, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
-                (loan.binding, Hold::Lent { _broker: Socket::adopt(loan.connection) })
+                (loan.binding, Hold::Lent { broker: Socket::adopt(loan.connection) })
             }
             Err(e) => return Err(e.into()),
         };
         Ok(Receiver { hold: Mutex::new(Some(hold)), ifindex, kind: memory.kind(), memory, binding, listener, port })
+    }
+
+    /// Whether the queue is still ours.
+    pub(crate) fn is_live(&self) -> bool {
+        match &*self.hold.lock() {
+            Some(Hold::Own { .. }) => true,
+            Some(Hold::Lent { broker }) => socket::is_open(broker.as_fd()),
+            None => false,
+        }
     }
 
     /// Whether it is for memory of `kind` behind this interface.
