@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The version nodes of rdma-core's libibverbs.so.1, 44 to 65.
-const NODES: [&str; 21] = [
+/// The version nodes of rdma-core's libibverbs.so.1, 44 to 65, and that of our own extensions.
+const NODES: [&str; 22] = [
     "IBVERBS_1.0",
     "IBVERBS_1.1",
     "IBVERBS_1.5",
@@ -31,6 +31,7 @@ const NODES: [&str; 21] = [
     "IBVERBS_PRIVATE_59",
     "IBVERBS_PRIVATE_64",
     "IBVERBS_PRIVATE_65",
+    "DMVERBS_1.0",
 ];
 
 fn main() {

@@ -5,14 +5,17 @@
  *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]
  *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
+ *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
- * data, READ and SEND of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd offsets; what arrives is
- * compared by checksum, and so are the bytes before and behind it. "speed" measures one operation; with -w it says "ready" before, and "done" after, and
- * waits for a line each time. The server serves one client, and ends with it; with -r it registers its memory
- * anew when that has come.
+ * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
+ * offsets; what arrives is compared by checksum, and so are the bytes before and behind it. "speed" measures one
+ * operation; what is received in place is looked at once. "hold" has the server hold as many messages, received in
+ * place, as are -n bytes. With -w these two say "ready" before, and "done" after, and wait for a line each time. The
+ * server serves one client, and ends with it; with -r it registers its memory anew when that has come.
  */
 
+#include <dmverbs.h>
 #include <errno.h>
 #include <infiniband/verbs.h>
 #include <netdb.h>
@@ -31,19 +34,20 @@
 #define SIZE	   (24UL << 20)	/* of the registered memory */
 #define QPS_MAX	   128
 #define DEPTH	   16
+#define HELD_MAX   4096		/* messages */
 #define MARGIN	   64		/* bytes that are looked at around what arrives */
 #define UNTOUCHED  0xee
 #define IOVA	   0x10000000UL
 
-enum operation { WRITE, WRITE_IMM, READ, SEND, OPERATIONS };
+enum operation { WRITE, WRITE_IMM, READ, SEND, SEND_IN_PLACE, OPERATIONS };
 
-static const char *const names[OPERATIONS] = { "WRITE", "WRITE_WITH_IMM", "READ", "SEND" };
+static const char *const names[OPERATIONS] = { "WRITE", "WRITE_WITH_IMM", "READ", "SEND", "SEND_IN_PLACE" };
 
 /* What the client has the server do. */
-enum { FILL, CLEAR, RECEIVE, AWAIT, SUM, END };
+enum { FILL, CLEAR, RECEIVE, RECEIVE_IN_PLACE, STREAM, GATHER, HOLD, RETURN, AWAIT, SUM, END };
 
 struct command {
-	uint32_t what, qp, seed, pad;
+	uint32_t what, qp, seed, count;
 	uint64_t at, len;
 };
 
@@ -183,10 +187,9 @@ static void connect_qps(int fd)
 	get(fd, &(char){ 0 }, 1);
 }
 
-/* At most so many completions, all of them successes. */
-static unsigned int poll_some(unsigned int most)
+/* At most so many completions, at most DEPTH, all of them successes. */
+static unsigned int poll_some(unsigned int most, struct ibv_wc *wc)
 {
-	struct ibv_wc wc[DEPTH];
 	int n = ibv_poll_cq(cq, most < DEPTH ? most : DEPTH, wc), i;
 
 	if (n < 0)
@@ -198,18 +201,18 @@ static unsigned int poll_some(unsigned int most)
 }
 
 /* At least one completion; asleep until there is one. */
-static unsigned int await_some(unsigned int most)
+static unsigned int await_some(unsigned int most, struct ibv_wc *wc)
 {
 	for (;;) {
 		struct ibv_cq *of;
 		void *data;
-		unsigned int n = poll_some(most);
+		unsigned int n = poll_some(most, wc);
 
 		if (n)
 			return n;
 		if (ibv_req_notify_cq(cq, 0))
 			die("ibv_req_notify_cq");
-		n = poll_some(most);
+		n = poll_some(most, wc);
 		if (n)
 			return n;
 		if (ibv_get_cq_event(channel, &of, &data))
@@ -220,23 +223,60 @@ static unsigned int await_some(unsigned int most)
 
 static void await(unsigned int completions)
 {
+	struct ibv_wc wc[DEPTH];
+
 	while (completions)
-		completions -= await_some(completions);
+		completions -= await_some(completions, wc);
 }
 
 static void receive(unsigned int which, uint64_t at, uint32_t len)
 {
 	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
-	struct ibv_recv_wr wr = { .sg_list = &sge, .num_sge = 1 }, *bad;
+	struct ibv_recv_wr wr = { .wr_id = which, .sg_list = &sge, .num_sge = 1 }, *bad;
 
 	if (ibv_post_recv(qp[which], &wr, &bad))
 		die("ibv_post_recv");
 }
 
+static void receive_in_place(unsigned int which, uint32_t len)
+{
+	errno = dmv_post_recv(qp[which], mr, len, which);
+	if (errno)
+		die("dmv_post_recv");
+}
+
+/* Takes a message, and copies it to where it can be looked at; -1: leaves it alone. Gives its handle. */
+static uint64_t take(unsigned int which, uint64_t at)
+{
+	struct dmv_message message;
+	uint32_t i;
+
+	errno = dmv_take_message(qp[which], &message);
+	if (errno)
+		die("dmv_take_message");
+	for (i = 0; i < message.num_pieces && at != -1UL; i++) {
+		const struct dmv_piece *piece = &message.pieces[i];
+
+		if (piece->where == DMV_IN_POOL)
+			memory_copy(&memory, at, message.dmabuf, piece->at, piece->length);
+		else
+			memory_store(&memory, at, (const void *)piece->at, piece->length);
+		at += piece->length;
+	}
+	return message.handle;
+}
+
+static void give_back(unsigned int which, uint64_t handle)
+{
+	errno = dmv_return_message(qp[which], handle);
+	if (errno)
+		die("dmv_return_message");
+}
+
 static void ask(unsigned int which, enum operation operation, uint64_t at, uint64_t remote, uint32_t len)
 {
 	static const enum ibv_wr_opcode opcodes[OPERATIONS] = {
-		IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_RDMA_READ, IBV_WR_SEND,
+		IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_RDMA_READ, IBV_WR_SEND, IBV_WR_SEND,
 	};
 	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
 	struct ibv_send_wr *bad, wr = {
@@ -248,9 +288,48 @@ static void ask(unsigned int which, enum operation operation, uint64_t at, uint6
 		die("ibv_post_send");
 }
 
+/*
+ * Receives `count` messages of `len` bytes, by all QPs in turns, always with receives ahead of them. What comes in place is
+ * not looked at but for the last, which is copied to `at`.
+ */
+static void stream(bool in_place, uint64_t count, uint64_t at, uint32_t len)
+{
+	uint64_t left[QPS_MAX], done = 0;
+	struct ibv_wc wc[DEPTH];
+	unsigned int which, i, n;
+
+	for (which = 0; which < qps; which++) {
+		left[which] = count / qps + (which < count % qps);
+		for (i = 0; i < DEPTH && left[which]; i++, left[which]--) {
+			if (in_place)
+				receive_in_place(which, len);
+			else
+				receive(which, at, len);
+		}
+	}
+	while (done < count) {
+		n = await_some(count - done, wc);
+		for (i = 0; i < n; i++) {
+			which = wc[i].wr_id;
+			done++;
+			if (in_place)
+				give_back(which, take(which, done == count ? at : -1UL));
+			if (!left[which])
+				continue;
+			left[which]--;
+			if (in_place)
+				receive_in_place(which, len);
+			else
+				receive(which, at, len);
+		}
+	}
+}
+
 static void serve(int fd)
 {
+	static uint64_t held[HELD_MAX];
 	struct command command;
+	unsigned int holds = 0;
 	uint32_t sum;
 
 	for (;;) {
@@ -265,6 +344,24 @@ static void serve(int fd)
 			break;
 		case RECEIVE:
 			receive(command.qp, command.at, command.len);
+			break;
+		case RECEIVE_IN_PLACE:
+			receive_in_place(command.qp, command.len);
+			break;
+		case STREAM:
+			stream(command.qp, command.count, command.at, command.len);
+			break;
+		case GATHER:
+			give_back(command.qp, take(command.qp, command.at));
+			break;
+		case HOLD:
+			if (holds == HELD_MAX)
+				complain("the client", "wants too many messages held");
+			held[holds++] = take(command.qp, command.at);
+			break;
+		case RETURN:
+			while (holds)
+				give_back(command.qp, held[--holds]);
 			break;
 		case AWAIT:
 			await(command.len);
@@ -312,12 +409,15 @@ static bool check_one(int fd, unsigned int which, enum operation operation, uint
 		tell(fd, clear);
 		memory_fill(&memory, source, len, seed);
 		if (operation != WRITE)
-			tell(fd, (struct command){ .what = RECEIVE, .qp = which, .at = to, .len = len });
+			tell(fd, (struct command){ .what = operation == SEND_IN_PLACE ? RECEIVE_IN_PLACE : RECEIVE,
+						   .qp = which, .at = to, .len = len });
 		ask(which, operation, source, to, len);
 	}
 	await(1);
-	if (operation == WRITE_IMM || operation == SEND)
+	if (operation != WRITE && operation != READ)
 		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+	if (operation == SEND_IN_PLACE)
+		tell(fd, (struct command){ .what = GATHER, .qp = which, .at = to });
 	if (sum_at(fd, here, to, len) != sum_of_seed(len, seed)) {
 		printf("%s of %u bytes: other bytes arrived\n", names[operation], len);
 		return false;
@@ -359,6 +459,9 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 {
 	uint64_t begun = 0, done = 0, count = total / size, i;
 	unsigned int outstanding = DEPTH / 2;
+	bool received = operation != WRITE && operation != READ;
+	struct ibv_wc wc[DEPTH];
+	uint32_t answer;
 	double start;
 
 	/* The first one opens what is needed for the rest. */
@@ -369,26 +472,51 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 	if (waits)
 		wait_for_line("ready");
 	start = now();
-	/* Receives are posted one by one. */
-	while (done < count && (operation == SEND || operation == WRITE_IMM)) {
-		tell(fd, (struct command){ .what = RECEIVE, .qp = done % qps, .at = SIZE / 2, .len = size });
-		ask(done % qps, operation, 0, SIZE / 2, size);
-		await(1);
-		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
-		done++;
-	}
+	if (received)
+		put(fd, &(struct command){ .what = STREAM, .qp = operation == SEND_IN_PLACE, .count = count, .at = SIZE / 2,
+					   .len = size }, sizeof(struct command));
 	while (done < count) {
 		while (begun < count && begun - done < outstanding * qps) {
 			ask(begun % qps, operation, 0, SIZE / 2, size);
 			begun++;
 		}
-		done += await_some(DEPTH);
+		done += await_some(DEPTH, wc);
 	}
+	if (received)
+		get(fd, &answer, sizeof(answer));
 	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
 	if (sum_at(fd, operation == READ, operation == READ ? 0 : SIZE / 2, size) != sum_of_seed(size, 7))
 		complain("speed", "other bytes arrived");
 	if (waits)
 		wait_for_line("done");
+}
+
+/* More than the queue can spare are held, and all are right; when they have been returned, the next stays in place. */
+static int hold(int fd, uint32_t size, uint64_t total, bool waits)
+{
+	uint64_t count = total / size, i;
+	unsigned int wrong;
+
+	wrong = !check_one(fd, 0, SEND_IN_PLACE, size, 1);
+	memory_fill(&memory, 0, size, 7);
+	if (waits)
+		wait_for_line("ready");
+	for (i = 0; i < count; i++) {
+		tell(fd, (struct command){ .what = RECEIVE_IN_PLACE, .len = size });
+		ask(0, SEND_IN_PLACE, 0, 0, size);
+		await(1);
+		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+		tell(fd, (struct command){ .what = HOLD, .at = 0 });
+		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, 7);
+	}
+	if (waits)
+		wait_for_line("held");
+	tell(fd, (struct command){ .what = RETURN });
+	wrong += !check_one(fd, 0, SEND_IN_PLACE, size, 2);
+	printf("%lu of %lu messages right\n", count + 2 - wrong, count + 2);
+	if (waits)
+		wait_for_line("done");
+	return wrong != 0;
 }
 
 static int control(const char *host)
@@ -427,7 +555,8 @@ static void usage(void)
 {
 	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
-	      "  [-k N] [-w] HOST\n", stderr);
+	      "  [-k N] [-w] HOST\n"
+	      "devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
 	exit(2);
 }
 
@@ -484,6 +613,8 @@ int main(int argc, char **argv)
 		status = check(fd, every);
 	else if (!strcmp(argv[optind], "speed"))
 		speed(fd, operation, size, total, waits);
+	else if (!strcmp(argv[optind], "hold"))
+		status = hold(fd, size, total, waits);
 	else
 		usage();
 	if (!server)

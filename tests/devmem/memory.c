@@ -117,15 +117,15 @@ static unsigned char *scratch(size_t len)
 }
 
 /* The processor's access to a mapped dma-buf begins or ends. */
-static void synchronize(struct memory *memory, uint64_t flags)
+static void synchronize(int dmabuf, uint64_t flags)
 {
 	struct dma_buf_sync sync = { .flags = flags };
 
-	if (memory->dmabuf >= 0 && ioctl(memory->dmabuf, DMA_BUF_IOCTL_SYNC, &sync))
+	if (dmabuf >= 0 && ioctl(dmabuf, DMA_BUF_IOCTL_SYNC, &sync))
 		die("DMA_BUF_IOCTL_SYNC");
 }
 
-static void store(struct memory *memory, size_t at, const unsigned char *from, size_t len)
+void memory_store(struct memory *memory, size_t at, const void *from, size_t len)
 {
 	struct softaccel_segment segment = { .src = (uintptr_t)from, .dst = at, .len = len };
 	struct softaccel_copy copy = {
@@ -137,9 +137,32 @@ static void store(struct memory *memory, size_t at, const unsigned char *from, s
 			die("SOFTACCEL_COPY");
 		return;
 	}
-	synchronize(memory, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_START);
+	synchronize(memory->dmabuf, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_START);
 	memcpy(memory->va + at, from, len);
-	synchronize(memory, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_END);
+	synchronize(memory->dmabuf, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_END);
+}
+
+void memory_copy(struct memory *memory, size_t at, int dmabuf, size_t from, size_t len)
+{
+	struct softaccel_segment segment = { .src = from, .dst = at, .len = len };
+	struct softaccel_copy copy = {
+		.segments = (uintptr_t)&segment, .count = 1, .src_fd = dmabuf, .dst_fd = memory->dmabuf, .event_fd = -1,
+	};
+	size_t page = from & ~4095UL, size = from + len - page;
+	unsigned char *mapped;
+
+	if (memory->accel >= 0) {
+		if (ioctl(memory->accel, SOFTACCEL_COPY, &copy))
+			die("SOFTACCEL_COPY");
+		return;
+	}
+	mapped = mmap(NULL, size, PROT_READ, MAP_SHARED, dmabuf, page);
+	if (mapped == MAP_FAILED)
+		die("mmap");
+	synchronize(dmabuf, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_START);
+	memory_store(memory, at, mapped + from - page, len);
+	synchronize(dmabuf, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_END);
+	munmap(mapped, size);
 }
 
 void memory_fill(struct memory *memory, size_t at, size_t len, uint32_t seed)
@@ -147,7 +170,7 @@ void memory_fill(struct memory *memory, size_t at, size_t len, uint32_t seed)
 	unsigned char *bytes = scratch(len);
 
 	pattern(bytes, len, seed);
-	store(memory, at, bytes, len);
+	memory_store(memory, at, bytes, len);
 	free(bytes);
 }
 
@@ -156,7 +179,7 @@ void memory_clear(struct memory *memory, size_t at, size_t len, unsigned char by
 	unsigned char *bytes = scratch(len);
 
 	memset(bytes, byte, len);
-	store(memory, at, bytes, len);
+	memory_store(memory, at, bytes, len);
 	free(bytes);
 }
 
@@ -188,9 +211,9 @@ uint32_t memory_sum(struct memory *memory, size_t at, size_t len)
 			die("SOFTACCEL_SUM");
 		return sum.crc;
 	}
-	synchronize(memory, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_START);
+	synchronize(memory->dmabuf, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_START);
 	crc = crc32c(memory->va + at, len);
-	synchronize(memory, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_END);
+	synchronize(memory->dmabuf, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_END);
 	return crc;
 }
 

@@ -22,6 +22,10 @@ void memory_free(struct memory *memory);
 void memory_fill(struct memory *memory, size_t at, size_t len, uint32_t seed);
 /* One byte all over. */
 void memory_clear(struct memory *memory, size_t at, size_t len, unsigned char byte);
+/* Bytes of the host's. */
+void memory_store(struct memory *memory, size_t at, const void *from, size_t len);
+/* Bytes of another dma-buf of the same kind. */
+void memory_copy(struct memory *memory, size_t at, int dmabuf, size_t from, size_t len);
 /* CRC-32C of a range, by the accelerator itself if it is its. */
 uint32_t memory_sum(struct memory *memory, size_t at, size_t len);
 /* What that should be. */

@@ -1,7 +1,7 @@
 //! `cargo xtask regen`: makes the files that come from C headers anew, or checks that they are what would be made.
 //!
-//! They are the Rust bindings of `infiniband/verbs.h` and of `uapi/softaccel.h`, the table that the layout test compares with a C compiler,
-//! and the list of the symbols that the drop-in library must export.
+//! They are the Rust bindings of `infiniband/verbs.h`, of `dmverbs.h` and of `uapi/softaccel.h`, the table that the layout
+//! test compares with a C compiler, and the list of the symbols that the drop-in library must export.
 
 mod bindings;
 mod exports;
@@ -21,9 +21,11 @@ use crate::root;
 pub fn run(check: bool) -> Result<()> {
     let root = root()?;
     let rdma_core = RDMA_CORE.unpack()?;
-    let bindings = rustfmt(&root, &bindings::verbs(&rdma_core.join("usr/include"))?)?;
+    let headers = rdma_core.join("usr/include");
+    let bindings = rustfmt(&root, &bindings::verbs(&headers)?)?;
     let files = [
         ("include/tests/layout/table.rs", rustfmt(&root, &table::make(&bindings)?)?),
+        ("include/src/dmverbs.rs", rustfmt(&root, &bindings::dmverbs(&root.join("include"), &headers)?)?),
         ("include/src/softaccel.rs", rustfmt(&root, &bindings::softaccel(&root.join("include/uapi"))?)?),
         ("include/src/verbs.rs", bindings),
         ("libshim/verbs/exports.txt", exports::make(&library(&rdma_core)?)?),

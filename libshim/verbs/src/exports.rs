@@ -6,7 +6,9 @@
 
 use std::arch::global_asm;
 
-use crate::{channel, context, cq, device, event, kern, mr, pd, qp, query, rates, strings, sysfs, unsupported};
+use crate::{
+    channel, context, cq, device, event, kern, message, mr, pd, qp, query, rates, strings, sysfs, unsupported,
+};
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! jump {
@@ -313,6 +315,11 @@ exports! {
         ibv_read_err_comp_cntr => unsupported::comp_cntr,
         ibv_set_comp_cntr => unsupported::comp_cntr,
         ibv_set_err_comp_cntr => unsupported::comp_cntr,
+    }
+    DMV "DMVERBS_1.0" "@@@" {
+        dmv_post_recv => message::dmv_post_recv,
+        dmv_return_message => message::dmv_return_message,
+        dmv_take_message => message::dmv_take_message,
     }
 }
 

@@ -13,6 +13,7 @@ mod device;
 mod event;
 mod exports;
 mod kern;
+mod message;
 mod mr;
 mod pd;
 mod post;

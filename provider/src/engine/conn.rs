@@ -11,12 +11,13 @@ use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
 use super::lane::{LaneIn, LaneOut, on_device};
+use super::message::Messages;
 use super::receive::{Inbox, Received, Staging};
 use super::send::{Filler, Nowhere};
 use super::{LANE_OUT, MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{
-    AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Traffic,
+    AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic,
 };
 use crate::sys::epoll::Epoll;
 use crate::sys::socket::{self, Iov};
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     place: Option<OwnedFd>,
     pub(super) sends: SlotRing,
     pub(super) receives: SlotRing,
+    pub(super) messages: Messages,
     /// Memory of READs that the peer waits for, by response slot.
     pub(super) reads: Vec<Option<Answer>>,
     pub(super) traffic: Traffic,
@@ -158,6 +160,7 @@ impl Conn {
             place: Some(place),
             sends: SlotRing::new(cap.send_wr as usize),
             receives: SlotRing::new(cap.recv_wr as usize),
+            messages: Messages::default(),
             reads: Vec::new(),
             traffic: Traffic::default(),
             unsent_bytes: 0,
@@ -206,6 +209,7 @@ impl Conn {
         inner.traffic = Traffic::default();
         inner.sends.clear();
         inner.receives.clear();
+        inner.return_messages();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
     }
 
@@ -258,6 +262,19 @@ impl Conn {
             self.want_lane(inner, device, RECEIVES);
         }
         inner.engine.post_recv(wr.id, u32::try_from(len).unwrap_or(u32::MAX)).is_some()
+    }
+
+    /// Posts a receive whose message stays where it comes, for memory like that of `region`.
+    pub(crate) fn post_recv_in_place(&self, inner: &mut Inner, id: u64, len: u32, region: &Arc<Region>) -> bool {
+        if inner.engine.recv_room() == 0 {
+            return false;
+        }
+        let slot = inner.engine.next_recv_slot() as usize;
+        inner.receives.set_in_place(slot, id, region);
+        if let Some((device, _)) = on_device(Some(region)) {
+            self.want_lane(inner, device, RECEIVES);
+        }
+        inner.engine.post_recv(id, len).is_some()
     }
 
     /// After posting sends: an idle pipe gets them at once, unless more are expected; else they gather, and go out with
@@ -402,6 +419,7 @@ impl Conn {
             }
             self.progress.unlink(self);
         }
+        inner.messages.abandon();
         inner.engine.on_lost();
         inner.engine.transmit(&mut Nowhere);
     }
@@ -744,6 +762,21 @@ impl Inner {
     pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
         self.peer = peer;
         self.place = None;
+    }
+
+    /// The oldest complete message that has not been taken.
+    pub(crate) fn take_message(&mut self) -> Option<Taken> {
+        self.messages.take()
+    }
+
+    /// Gives the memory of a message back; false if none that is taken has this handle.
+    pub(crate) fn return_message(&mut self, handle: u64) -> bool {
+        self.messages.give_back(handle, &mut self.traffic)
+    }
+
+    /// Gives the memory of all messages back.
+    pub(crate) fn return_messages(&mut self) {
+        self.messages = Messages::default();
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {

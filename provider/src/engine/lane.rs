@@ -50,7 +50,7 @@ pub(super) struct LaneIn {
     challenge: u64,
     /// What the peer has been told of.
     keys: HashSet<u32>,
-    stream: Option<Socket>,
+    stream: Option<Arc<Socket>>,
     state: In,
 }
 
@@ -205,6 +205,10 @@ impl LaneIn {
     /// Whether the peer may be asked for payload here.
     pub(super) fn is_ready(&self) -> bool {
         self.state == In::Ready
+    }
+
+    pub(super) fn stream(&self) -> Option<&Arc<Socket>> {
+        self.stream.as_ref()
     }
 }
 
@@ -387,7 +391,7 @@ impl Conn {
             tracing::warn!(qpn = self.qpn, error = %e, "a lane cannot be waited for");
             return;
         }
-        (lane.stream, lane.state) = (Some(socket), In::Tried(0));
+        (lane.stream, lane.state) = (Some(Arc::new(socket)), In::Tried(0));
     }
 
     /// Looks at what a lane begins with; true if something came.
@@ -434,8 +438,8 @@ impl Conn {
         inner.engine.on_moved();
         inner.traffic.received += n as u64;
         inner.traffic.lane_receives += 1;
-        let placed = self.place_pieces(inner, receiver.memory().0, landing);
-        // Whatever has become of them: the memory goes back to the queue.
+        let placed = self.place_pieces(inner, &receiver, landing);
+        // Whatever has become of them: but for pieces that were kept, the memory goes back to the queue.
         if let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) {
             inner.traffic.token_returns += give_back(socket, &landing.pieces)?;
         }
@@ -500,12 +504,12 @@ impl LaneIn {
 
 impl Link {
     fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.lane_in.as_ref()?.stream.as_ref().map(Socket::as_fd)
+        self.lane_in.as_ref()?.stream.as_ref().map(|stream| stream.as_fd())
     }
 }
 
 /// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
-fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
+pub(super) fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
     /// Of one call; net/core/sock.c.
     const RUNS: usize = 128;
     const TOKENS: u32 = 1024;

@@ -8,6 +8,7 @@ mod bootstrap;
 mod conn;
 mod lane;
 mod links;
+mod message;
 mod receive;
 mod registry;
 mod report;

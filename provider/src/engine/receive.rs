@@ -16,6 +16,7 @@ use super::lane::{LaneIn, on_device};
 use crate::mem::{self, AccessError, Device, Piece as Copy, Region, Span};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
+use crate::transport::Receiver;
 
 /// Where bytes are read to before it is known what they are, [`STAGED`] at most. They begin at a page: the kernel
 /// copies to other addresses at half the speed. Before them is room for the front of a header.
@@ -112,8 +113,19 @@ impl Inbox {
 #[derive(Debug)]
 enum Place {
     Memory(Span),
-    Receive { slot: u32, offset: u32 },
-    Response { slot: u32, offset: u32 },
+    Receive {
+        slot: u32,
+        offset: u32,
+    },
+    Response {
+        slot: u32,
+        offset: u32,
+    },
+    /// It stays where it comes; whether it is for a device, and ends its message.
+    Message {
+        of_device: bool,
+        ends: bool,
+    },
 }
 
 /// What one read brought.
@@ -165,6 +177,7 @@ impl Conn {
                 Place::Response { slot, offset } => {
                     sends.iovs(*slot as usize, *offset + placing.done, placing.left, |iov| iovs.push(iov))
                 }
+                Place::Message { .. } => None,
             };
             // A place that cannot be read into directly is filled from the staging area.
             if ok.is_some() {
@@ -272,7 +285,16 @@ impl Conn {
                             }
                         }
                     }
-                    Destination::Receive { slot, offset } => Place::Receive { slot, offset },
+                    Destination::Receive { slot, offset } => match inner.receives.in_place(slot as usize) {
+                        Some((id, region)) => {
+                            let of_device = region.is_dmabuf();
+                            if offset == 0 {
+                                inner.messages.begin(id);
+                            }
+                            Place::Message { of_device, ends: frame.flags.contains(Flags::LAST) }
+                        }
+                        None => Place::Receive { slot, offset },
+                    },
                     Destination::Response { slot, offset } => Place::Response { slot, offset },
                 };
                 let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
@@ -338,22 +360,25 @@ impl Conn {
 
     /// Copies staged payload into its place. False if the place is gone: the request is refused.
     fn place(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8]) -> bool {
-        let Inner { link, sends, receives, traffic, .. } = inner;
+        let Inner { link, sends, receives, messages, traffic, .. } = inner;
         let Some(Placing { to, done, .. }) = link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
             return false;
         };
-        let region = match to {
-            Place::Memory(span) => span.region(),
-            Place::Receive { slot, .. } => receives.region(*slot as usize),
-            Place::Response { slot, .. } => sends.region(*slot as usize),
+        let is_device = |region: Option<&Arc<Region>>| region.is_some_and(|region| region.is_dmabuf());
+        let of_device = match to {
+            Place::Memory(span) => is_device(span.region()),
+            Place::Receive { slot, .. } => is_device(receives.region(*slot as usize)),
+            Place::Response { slot, .. } => is_device(sends.region(*slot as usize)),
+            Place::Message { of_device, .. } => *of_device,
         };
-        if region.is_some_and(|region| region.is_dmabuf()) {
+        if of_device {
             traffic.staged_received += bytes.len() as u64;
         }
         let result = match to {
             Place::Memory(span) => span.copy_in(*done as usize, bytes),
             Place::Receive { slot, offset } => receives.copy_in(*slot as usize, offset + done, bytes),
             Place::Response { slot, offset } => sends.copy_in(*slot as usize, offset + done, bytes),
+            Place::Message { .. } => messages.add_host(bytes),
         };
         if result.is_err() {
             self.misplaced(inner);
@@ -362,8 +387,22 @@ impl Conn {
     }
 
     /// Puts what a lane has brought into its place, in the order of the stream: copies between devices go to their
-    /// engine together. `from` is the memory that the NIC has filled. False if the place is gone.
-    pub(super) fn place_pieces(self: &Arc<Self>, inner: &mut Inner, from: &dyn Device, landing: &Landing) -> bool {
+    /// engine together. Pieces that stay where they are are no longer of the landing then. False if the place is gone.
+    pub(super) fn place_pieces(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        receiver: &Arc<Receiver>,
+        landing: &mut Landing,
+    ) -> bool {
+        let to = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()).map(|placing| &placing.to);
+        if let Some(Place::Message { .. }) = to {
+            let kept = self.keep_pieces(inner, receiver, landing);
+            if kept.is_err() {
+                self.misplaced(inner);
+            }
+            return kept.is_ok();
+        }
+        let from = receiver.memory().0;
         let mut copies = Copies { from, pieces: Vec::new(), to: None };
         let (mut host, mut done) = (0, 0);
         for piece in &landing.pieces {
@@ -431,6 +470,7 @@ impl Conn {
             Place::Response { slot, offset: base } => {
                 inner.sends.parts(*slot as usize, base + done + offset, len, part)
             }
+            Place::Message { .. } => Err(AccessError::OutOfRange),
         }
     }
 
@@ -439,7 +479,7 @@ impl Conn {
         let to = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()).map(|placing| &placing.to);
         match to {
             Some(Place::Memory(_)) => self.turn_down(inner, Refusal::Access),
-            Some(Place::Receive { .. }) => self.turn_down(inner, Refusal::Local),
+            Some(Place::Receive { .. } | Place::Message { .. }) => self.turn_down(inner, Refusal::Local),
             Some(Place::Response { .. }) => {
                 inner.engine.fault(Status::LocProt);
                 self.discard(inner);
@@ -463,8 +503,12 @@ impl Conn {
             self.turn_down(inner, Refusal::Access);
             return false;
         }
+        let ends_message = matches!(placing.to, Place::Message { ends: true, .. });
         if let Some(link) = &mut inner.link {
             link.inbox.placing = None;
+        }
+        if ends_message {
+            inner.messages.finish();
         }
         inner.engine.on_payload();
         true

@@ -30,6 +30,8 @@ enum Memory {
     One(Span),
     Many(Vec<Span>),
     Inline(Vec<u8>),
+    /// None: what comes stays where it comes, for a receive with this number, and memory like this.
+    InPlace(u64, Arc<Region>),
 }
 
 impl SlotRing {
@@ -59,6 +61,7 @@ impl SlotRing {
             let live = match &slot.memory {
                 Memory::One(span) => span.is_live(),
                 Memory::Many(spans) => spans.iter().all(Span::is_live),
+                Memory::InPlace(_, region) => region.is_live(),
                 Memory::None | Memory::Inline(_) => true,
             };
             if !live {
@@ -122,13 +125,27 @@ impl SlotRing {
         }
     }
 
+    /// The message for a request stays where it comes.
+    pub(crate) fn set_in_place(&mut self, slot: usize, id: u64, region: &Arc<Region>) {
+        *self.slot(slot) = Slot { memory: Memory::InPlace(id, region.clone()), fault: None };
+    }
+
+    /// The number of a request whose message stays where it comes, and memory of the kind that it is for.
+    #[inline]
+    pub(crate) fn in_place(&self, slot: usize) -> Option<(u64, &Arc<Region>)> {
+        match &self.slots.get(slot)?.memory {
+            Memory::InPlace(id, region) => Some((*id, region)),
+            _ => None,
+        }
+    }
+
     /// Whether payload must be copied even if it is large.
     #[inline]
     pub(crate) fn must_copy(&self, slot: usize) -> bool {
         match &self.slots[slot].memory {
             Memory::One(span) => span.must_copy(),
             Memory::Many(spans) => spans.iter().any(Span::must_copy),
-            Memory::None | Memory::Inline(_) => true,
+            Memory::None | Memory::Inline(_) | Memory::InPlace(..) => true,
         }
     }
 
@@ -138,7 +155,7 @@ impl SlotRing {
         match &self.slots.get(slot)?.memory {
             Memory::One(span) => span.region(),
             Memory::Many(spans) => spans.first()?.region(),
-            Memory::None | Memory::Inline(_) => None,
+            Memory::None | Memory::Inline(_) | Memory::InPlace(..) => None,
         }
     }
 
@@ -208,7 +225,7 @@ impl SlotRing {
         let spans = match self.check(slot)? {
             Memory::Many(spans) => spans.as_slice(),
             Memory::One(span) => std::slice::from_ref(span),
-            Memory::None | Memory::Inline(_) => &[],
+            Memory::None | Memory::Inline(_) | Memory::InPlace(..) => &[],
         };
         let (mut skip, mut left) = (offset as usize, len as usize);
         for span in spans {

@@ -56,6 +56,11 @@ impl Mr {
         self.inner.lock().1.key()
     }
 
+    /// What it is at present.
+    pub(crate) fn region(&self) -> Arc<Region> {
+        self.inner.lock().1.clone()
+    }
+
     /// Its remote key; the same number.
     #[must_use]
     pub fn rkey(&self) -> u32 {

@@ -6,7 +6,8 @@ use dmverbs_proto::{Access, Tick, Timing, rnr_timer};
 use parking_lot::Mutex;
 
 use super::{
-    AhAttr, Cookie, Cq, Error, Limits, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr, transition,
+    AhAttr, Cookie, Cq, Error, Limits, Mr, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr, Taken,
+    transition,
 };
 use crate::engine::{Conn, Inner, Peer, Phase};
 
@@ -272,6 +273,42 @@ impl Qp {
         result
     }
 
+    /// Posts a receive of at most `len` bytes whose message stays where it comes, for [`Qp::take_message`]; `like` is memory
+    /// of the device that it is for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for memory of another protection domain, or that may not be written.
+    pub fn post_recv_in_place(&self, id: u64, len: u32, like: &Mr) -> Result<(), Error> {
+        let region = like.region();
+        if region.pd() != self.conn.pd.id() || !region.access().contains(Access::LOCAL_WRITE) {
+            return Err(Error::Invalid("the region is of another protection domain, or not for local writes"));
+        }
+        let mut inner = self.conn.lock();
+        if inner.phase() == Phase::Reset {
+            return Err(Error::State("receives cannot be posted in RESET"));
+        }
+        if !self.conn.post_recv_in_place(&mut inner, id, len, &region) {
+            return Err(Error::NoMemory);
+        }
+        self.conn.after_post_recv(&mut inner);
+        Ok(())
+    }
+
+    /// The oldest complete message that has not been taken, if there is one.
+    #[must_use]
+    pub fn take_message(&self) -> Option<Taken> {
+        self.conn.lock().take_message()
+    }
+
+    /// Gives the memory of a message back.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no such message has been taken, or it has been returned.
+    pub fn return_message(&self, handle: u64) -> Result<(), Error> {
+        let returned = self.conn.lock().return_message(handle);
+        if returned { Ok(()) } else { Err(Error::Invalid("no message that is taken has this handle")) }
+    }
+
     /// Ends it. Requests that are still outstanding never complete.
     ///
     /// # Errors
@@ -284,6 +321,7 @@ impl Qp {
             inner.set_phase(Phase::Gone);
             inner.set_peer(None);
             conn.fail(&mut inner, None);
+            inner.return_messages();
             if inner.is_linked() {
                 turn.linger(conn);
             } else {

@@ -17,9 +17,12 @@ pub struct Traffic {
     pub sent: u64,
     /// Received by a lane: the NIC put it into memory of a device.
     pub device_received: u64,
+    /// Of that, left where the NIC put it (dmv_take_message(), include/dmverbs.h).
+    pub in_place_received: u64,
     /// Received by a lane, yet into host memory: beside the split, or of packets that were not split.
     pub linear_received: u64,
-    /// Received in-band for memory of a device: it passed through the host.
+    /// Received in-band for memory of a device, or copied out of the memory of a queue that could not be spared: it passed
+    /// through the host.
     pub staged_received: u64,
     /// Sent from memory of a device by the NIC.
     pub device_sent: u64,

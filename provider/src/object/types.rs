@@ -1,6 +1,8 @@
 //! Plain data that verbs calls take and give: no behaviour, no handles.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
 pub use dmverbs_proto::{Access, Completion, Extra, Remote, SendFlags, SendOp, Status, WcOpcode};
 
@@ -45,6 +47,41 @@ pub struct RecvWr<'a> {
     pub id: u64,
     /// Where the message goes.
     pub sges: &'a [Sge],
+}
+
+/// Bytes of a message that follow each other in memory; `struct dmv_piece` of include/dmverbs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessagePiece {
+    /// Where they begin.
+    pub at: u64,
+    /// How many there are.
+    pub length: u32,
+    /// How `at` counts.
+    pub place: Place,
+}
+
+/// Where bytes of a message are; `enum dmv_where`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// At an offset in the dma-buf of the message.
+    Pool,
+    /// At an address of the process.
+    Host,
+}
+
+/// A message that [`crate::object::Qp::take_message`] has given out.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Of its receive.
+    pub id: u64,
+    /// By which it is returned.
+    pub handle: u64,
+    /// Its pieces, which the QP keeps until then.
+    pub pieces: Arc<[MessagePiece]>,
+    /// The dma-buf of those that are in one.
+    pub dmabuf: Option<RawFd>,
 }
 
 /// The kinds of queue pair.

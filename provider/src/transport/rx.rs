@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
 use dmverbs_netdev::{Lease, Protocol, bind_to_interface};
@@ -22,6 +24,7 @@ pub(crate) struct Receiver {
     binding: u32,
     listener: Socket,
     port: u16,
+    held: HeldBlocks,
 }
 
 /// What the queue is ours by.
@@ -65,7 +68,16 @@ impl Receiver {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(Receiver { hold: Mutex::new(Some(hold)), ifindex, kind: memory.kind(), memory, binding, listener, port })
+        Ok(Receiver {
+            hold: Mutex::new(Some(hold)),
+            ifindex,
+            kind: memory.kind(),
+            memory,
+            binding,
+            listener,
+            port,
+            held: HeldBlocks::default(),
+        })
     }
 
     /// Whether the queue is still ours.
@@ -75,6 +87,16 @@ impl Receiver {
             Some(Hold::Lent { broker }) => socket::is_open(broker.as_fd()),
             None => false,
         }
+    }
+
+    /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.
+    pub(crate) fn spare(&self, at: u64, len: u32) -> bool {
+        self.held.hold(at, len)
+    }
+
+    /// A piece of the memory is of use again.
+    pub(crate) fn recover(&self, at: u64, len: u32) {
+        self.held.release(at, len);
     }
 
     /// Whether it is for memory of `kind` behind this interface.
@@ -101,7 +123,83 @@ impl Receiver {
     }
 }
 
+/// How much of the memory that is bound its queue must do without, at most: counted by blocks as large as the pages that
+/// the memory is bound in if the NIC can do that, as one byte held is a page less.
+#[derive(Debug)]
+struct HeldBlocks {
+    /// Pieces held of each block.
+    pieces: Box<[AtomicU32]>,
+    /// Blocks of which some are.
+    blocks: AtomicU32,
+}
+
+const BLOCK: u64 = 64 << 10;
+const BLOCKS: u64 = BOUND / BLOCK;
+
+impl Default for HeldBlocks {
+    fn default() -> HeldBlocks {
+        HeldBlocks { pieces: (0..BLOCKS).map(|_| AtomicU32::new(0)).collect(), blocks: AtomicU32::new(0) }
+    }
+}
+
+impl HeldBlocks {
+    fn of(&self, at: u64, len: u32) -> &[AtomicU32] {
+        let (first, last) = (at / BLOCK, (at + u64::from(len).max(1) - 1) / BLOCK);
+        self.pieces.get(first as usize..=last as usize).unwrap_or_default()
+    }
+
+    fn hold(&self, at: u64, len: u32) -> bool {
+        // Relaxed, here and below: the numbers stand for nothing but themselves.
+        if self.blocks.load(Relaxed) as u64 >= BLOCKS / 2 {
+            return false;
+        }
+        for block in self.of(at, len) {
+            if block.fetch_add(1, Relaxed) == 0 {
+                self.blocks.fetch_add(1, Relaxed);
+            }
+        }
+        true
+    }
+
+    fn release(&self, at: u64, len: u32) {
+        for block in self.of(at, len) {
+            if block.fetch_sub(1, Relaxed) == 1 {
+                self.blocks.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}
+
 /// Why a queue cannot be taken, and why none is lent.
 fn both(denied: &dmverbs_netdev::Error, why: &NoLoan) -> String {
     format!("{denied}; {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_memory_can_be_held() {
+        let held = HeldBlocks::default();
+        let half = BLOCKS / 2;
+        assert!((0..half).all(|block| held.hold(block * BLOCK, 100)));
+        assert!(!held.hold(half * BLOCK, 100));
+        held.release(0, 100);
+        assert!(held.hold(half * BLOCK, 100));
+    }
+
+    #[test]
+    fn a_block_is_held_until_its_last_piece_comes_back() {
+        let held = HeldBlocks::default();
+        let blocks = || held.blocks.load(Relaxed);
+        assert!(held.hold(0, 10) && held.hold(10, BLOCK as u32));
+        assert_eq!(blocks(), 2);
+        held.release(0, 10);
+        assert_eq!(blocks(), 2);
+        held.release(10, BLOCK as u32);
+        assert_eq!(blocks(), 0);
+        assert!(held.hold(BOUND - 1, 1));
+        assert_eq!(blocks(), 1);
+    }
 }

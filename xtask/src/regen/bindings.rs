@@ -1,4 +1,4 @@
-//! The Rust bindings of `infiniband/verbs.h`, and of our own kernel modules' headers.
+//! The Rust bindings of `infiniband/verbs.h`, and of our own headers.
 
 use std::path::Path;
 
@@ -36,6 +36,17 @@ pub fn verbs(headers: &Path) -> Result<String> {
     Ok(bindings.to_string())
 }
 
+/// Makes the source of the bindings of `dmverbs.h`, not yet formatted.
+pub fn dmverbs(own: &Path, headers: &Path) -> Result<String> {
+    let builder = Builder::default()
+        .header_contents("wrapper.h", "#include <dmverbs.h>")
+        .clang_args([own, headers].map(|folder| format!("-I{}", folder.display())))
+        .allowlist_type("dmv_.*")
+        .default_enum_style(EnumVariation::Consts)
+        .prepend_enum_name(false);
+    small(builder, "dmverbs.h")
+}
+
 /// Makes the source of the bindings of `softaccel.h`, not yet formatted. bindgen knows no macros with arguments, hence
 /// the numbers of the calls come as constants of the wrapper.
 pub fn softaccel(uapi: &Path) -> Result<String> {
@@ -45,14 +56,20 @@ pub fn softaccel(uapi: &Path) -> Result<String> {
         .header_contents("wrapper.h", &format!("#include <softaccel.h>\n{calls}"))
         .clang_arg(format!("-I{}", uapi.display()))
         .allowlist_file(".*/softaccel\\.h")
-        .allowlist_var("INFO|ALLOC|COPY|SUM")
+        .allowlist_var("INFO|ALLOC|COPY|SUM");
+    small(builder, "uapi/softaccel.h")
+}
+
+/// Bindings of a header of our own.
+fn small(builder: Builder, header: &str) -> Result<String> {
+    let builder = builder
         .derive_default(true)
         .layout_tests(false)
         .generate_comments(false)
         .disable_header_comment()
         .use_core()
         .formatter(Formatter::None)
-        .raw_line("// Made by `cargo xtask regen` from uapi/softaccel.h; changes here are lost.\n");
+        .raw_line(format!("// Made by `cargo xtask regen` from {header}; changes here are lost.\n"));
     let bindings = builder.generate().context("bindgen, which needs the package libclang-dev, makes no bindings")?;
     Ok(bindings.to_string())
 }

@@ -1,0 +1,252 @@
+//! Messages that stay where they have come (include/dmverbs.h): in the memory of a NIC's queue, or, as far as they came
+//! another way, in the host's.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+
+use super::conn::{Conn, Inner};
+use super::lane::give_back;
+use crate::mem::AccessError;
+use crate::object::{MessagePiece, Place, Taken, Traffic};
+use crate::sys::devmem::{Landing, Piece};
+use crate::sys::socket::Socket;
+use crate::transport::Receiver;
+
+/// Those of a QP.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    /// The one whose frames arrive.
+    arriving: Option<Arriving>,
+    complete: VecDeque<Message>,
+    taken: HashMap<u64, Message>,
+    /// The handle of the one that was taken last.
+    last: u64,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+struct Arriving {
+    /// Of its receive.
+    id: u64,
+    /// Those in host memory count from its begin.
+    pieces: Vec<MessagePiece>,
+    /// What came in host memory, or was copied there.
+    host: Vec<u8>,
+    held: Option<Held>,
+}
+
+/// A message, and the memory that it is in.
+#[derive(Debug)]
+struct Message {
+    id: u64,
+    pieces: Arc<[MessagePiece]>,
+    _host: Vec<u8>,
+    held: Option<Held>,
+}
+
+/// Memory that a NIC's queue lacks for a message, until this is dropped.
+#[derive(Debug)]
+struct Held {
+    receiver: Arc<Receiver>,
+    /// The lane by which it came: only through it can the memory be given back, and the kernel takes all that is left
+    /// when it is closed.
+    lane: Arc<Socket>,
+    pieces: Vec<Piece>,
+}
+
+impl Messages {
+    /// A message for the receive `id` begins.
+    pub(super) fn begin(&mut self, id: u64) {
+        self.arriving = Some(Arriving { id, pieces: Vec::new(), host: Vec::new(), held: None });
+    }
+
+    /// Bytes of the current message that came in host memory.
+    pub(super) fn add_host(&mut self, bytes: &[u8]) -> Result<(), AccessError> {
+        self.arriving.as_mut().ok_or(AccessError::OutOfRange)?.add_host(bytes);
+        Ok(())
+    }
+
+    /// The current message is complete.
+    pub(super) fn finish(&mut self) {
+        let Some(Arriving { id, mut pieces, host, held }) = self.arriving.take() else { return };
+        let base = host.as_ptr().expose_provenance() as u64;
+        for piece in pieces.iter_mut().filter(|piece| piece.place == Place::Host) {
+            piece.at += base;
+        }
+        self.complete.push_back(Message { id, pieces: pieces.into(), _host: host, held });
+    }
+
+    /// What has come of the current message is of no use: the rest will not come.
+    pub(super) fn abandon(&mut self) {
+        self.arriving = None;
+    }
+
+    /// The oldest that is complete.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let message = self.complete.pop_front()?;
+        self.last += 1;
+        let taken = Taken {
+            id: message.id,
+            handle: self.last,
+            pieces: message.pieces.clone(),
+            dmabuf: message.held.as_ref().and_then(Held::dmabuf),
+        };
+        self.taken.insert(self.last, message);
+        Some(taken)
+    }
+
+    /// Gives a message's memory back; false if no such message has been taken.
+    pub(super) fn give_back(&mut self, handle: u64, traffic: &mut Traffic) -> bool {
+        let Some(message) = self.taken.remove(&handle) else { return false };
+        traffic.token_returns += message.held.map_or(0, |mut held| held.give_back());
+        true
+    }
+}
+
+impl Arriving {
+    fn add_host(&mut self, bytes: &[u8]) {
+        let at = self.host.len() as u64;
+        self.host.extend_from_slice(bytes);
+        self.add(Place::Host, at, bytes.len() as u32);
+    }
+
+    fn add(&mut self, place: Place, at: u64, length: u32) {
+        match self.pieces.last_mut() {
+            Some(last) if last.place == place && last.at + u64::from(last.length) == at => last.length += length,
+            _ if length > 0 => self.pieces.push(MessagePiece { at, length, place }),
+            _ => {}
+        }
+    }
+
+    /// Bytes in the memory of a queue; false if that cannot be spared.
+    fn hold(&mut self, receiver: &Arc<Receiver>, lane: &Arc<Socket>, piece: Piece) -> bool {
+        let Piece::Device { at, len, .. } = piece else { return false };
+        if !receiver.spare(at, len) {
+            return false;
+        }
+        let held = self.held.get_or_insert_with(|| Held {
+            receiver: receiver.clone(),
+            lane: lane.clone(),
+            pieces: Vec::new(),
+        });
+        held.pieces.push(piece);
+        self.add(Place::Pool, at, len);
+        true
+    }
+}
+
+impl Held {
+    fn dmabuf(&self) -> Option<RawFd> {
+        Some(self.receiver.memory().0.dmabuf()?.as_raw_fd())
+    }
+
+    /// Says in how many calls.
+    fn give_back(&mut self) -> u64 {
+        let pieces = std::mem::take(&mut self.pieces);
+        for piece in &pieces {
+            if let Piece::Device { at, len, .. } = *piece {
+                self.receiver.recover(at, len);
+            }
+        }
+        give_back(self.lane.as_fd(), &pieces).unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "the memory of a message does not go back to its queue");
+            0
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl Conn {
+    /// Leaves what a lane has brought of the current message where it is, and its pieces out of those that go back.
+    ///
+    /// # Errors
+    /// The device's, of what has to be copied.
+    pub(super) fn keep_pieces(
+        &self,
+        inner: &mut Inner,
+        receiver: &Arc<Receiver>,
+        landing: &mut Landing,
+    ) -> Result<(), AccessError> {
+        let lane = inner.link.as_ref().and_then(|link| link.lane_in.as_ref()?.stream()).cloned();
+        let (Some(lane), Some(message)) = (lane, inner.messages.arriving.as_mut()) else {
+            return Err(AccessError::OutOfRange);
+        };
+        let mut host = 0;
+        let mut spared = Vec::new();
+        for &piece in &landing.pieces {
+            match piece {
+                Piece::Host { len } => {
+                    inner.traffic.linear_received += u64::from(len);
+                    message.add_host(&landing.bytes()[host..host + len as usize]);
+                    host += len as usize;
+                }
+                Piece::Device { at, len, .. } => {
+                    inner.traffic.device_received += u64::from(len);
+                    if message.hold(receiver, &lane, piece) {
+                        inner.traffic.in_place_received += u64::from(len);
+                        continue;
+                    }
+                    let mut bytes = Vec::with_capacity(len as usize);
+                    receiver.memory().0.read(at, len as usize, &mut bytes).map_err(|_| AccessError::Fault)?;
+                    inner.traffic.staged_received += u64::from(len);
+                    message.add_host(&bytes);
+                    spared.push(piece);
+                }
+            }
+        }
+        landing.pieces = spared;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_follow_each_other_are_one_piece() {
+        let mut messages = Messages::default();
+        messages.begin(7);
+        messages.add_host(b"one ").unwrap();
+        messages.add_host(b"").unwrap();
+        messages.add_host(b"piece").unwrap();
+        assert!(messages.take().is_none(), "taken before it was complete");
+        messages.finish();
+        let taken = messages.take().unwrap();
+        let host = &messages.taken[&taken.handle]._host;
+        assert_eq!(host, b"one piece");
+        let piece = MessagePiece { at: host.as_ptr().addr() as u64, length: 9, place: Place::Host };
+        assert_eq!((taken.id, taken.dmabuf, &*taken.pieces), (7, None, [piece].as_slice()));
+    }
+
+    #[test]
+    fn a_message_goes_back_once_and_in_any_order() {
+        let (mut messages, mut traffic) = (Messages::default(), Traffic::default());
+        for id in 0..3 {
+            messages.begin(id);
+            messages.finish();
+        }
+        let handles: Vec<u64> = std::iter::from_fn(|| messages.take()).map(|taken| taken.handle).collect();
+        for handle in [handles[2], handles[0], handles[1]] {
+            assert!(messages.give_back(handle, &mut traffic));
+            assert!(!messages.give_back(handle, &mut traffic));
+        }
+    }
+
+    #[test]
+    fn half_a_message_is_dropped() {
+        let mut messages = Messages::default();
+        messages.begin(1);
+        messages.add_host(b"half").unwrap();
+        messages.abandon();
+        messages.finish();
+        assert!(messages.take().is_none());
+        assert_eq!(messages.add_host(b"more"), Err(AccessError::OutOfRange));
+    }
+}
