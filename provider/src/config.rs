@@ -35,9 +35,11 @@ impl Config {
 /// What happens to memory of devices.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Devmem {
-    /// NICs send from it and receive into it where they can: `on`.
+    /// NICs send from it and receive into it where they can; it is received by recvmsg(2): `on`, `recvmsg`.
     #[default]
-    On,
+    RecvMsg,
+    /// The same, but it is received by io_uring(7): `io_uring`.
+    IoUring,
     /// It passes through the host: `off`.
     Off,
 }
@@ -126,9 +128,10 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 
 fn devmem(text: &str) -> Result<Devmem, &'static str> {
     match text {
-        "on" => Ok(Devmem::On),
+        "on" | "recvmsg" => Ok(Devmem::RecvMsg),
+        "io_uring" => Ok(Devmem::IoUring),
         "off" => Ok(Devmem::Off),
-        _ => Err("must be on or off"),
+        _ => Err("must be on, off, recvmsg or io_uring"),
     }
 }
 
@@ -172,7 +175,10 @@ mod tests {
             let error = parsed(&[("DMVERBS_PORT_RANGE", bad)]).unwrap_err();
             assert!(error.starts_with(&format!("DMVERBS_PORT_RANGE={bad:?}: ")), "{error}");
         }
-        assert_eq!(parsed(&[("DMVERBS_DEVMEM", "no")]).unwrap_err(), "DMVERBS_DEVMEM=\"no\": must be on or off");
+        assert_eq!(
+            parsed(&[("DMVERBS_DEVMEM", "no")]).unwrap_err(),
+            "DMVERBS_DEVMEM=\"no\": must be on, off, recvmsg or io_uring"
+        );
         assert!(parsed(&[("DMVERBS_IFNAMES", "a,,b")]).unwrap_err().starts_with("DMVERBS_IFNAMES=\"a,,b\": "));
     }
 }

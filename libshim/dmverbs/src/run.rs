@@ -35,8 +35,9 @@ pub struct Run {
     #[arg(long, value_name = "LIST", value_parser = interfaces)]
     ifnames: Option<String>,
 
-    /// Whether memory of devices is sent and received without the host where that is possible (sets DMVERBS_DEVMEM)
-    #[arg(long, value_name = "ON|OFF", value_parser = ["on", "off"])]
+    /// Whether, and how, memory of devices is sent and received without the host where that is possible; `on` is
+    /// `recvmsg` (sets DMVERBS_DEVMEM)
+    #[arg(long, value_name = "HOW", value_parser = ["on", "off", "recvmsg", "io_uring"])]
     devmem: Option<String>,
 
     /// The program and its arguments

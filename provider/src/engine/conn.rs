@@ -476,7 +476,7 @@ impl Conn {
         let mut serviced = Serviced::default();
         let Some(link) = &inner.link else { return serviced };
         if link.has_lanes() {
-            serviced.moved = self.try_lane(inner, staging.landing());
+            serviced.moved = self.try_lane(inner, staging.lane().0);
             self.take_notices(inner);
         }
         loop {
@@ -507,6 +507,7 @@ impl Conn {
                 }
             }
         }
+        self.pay_lane(inner);
         inner.brought = serviced.moved;
         if inner.engine.has_failed() {
             self.flush(inner);

@@ -18,11 +18,11 @@ use super::receive::Received;
 use super::{LANE_IN, LANE_LISTENER, LANE_OUT, Progress};
 use crate::config::Devmem;
 use crate::mem::{Device, Kind, Region};
-use crate::sys::devmem::{self, Landing, Piece, Tokens};
+use crate::sys::devmem::{self, Landing, Piece};
 use crate::sys::epoll::{Event, Interest};
 use crate::sys::socket::{self, Socket};
 use crate::sys::{random, time};
-use crate::transport::{Notices, Receiver, Stream, Wait};
+use crate::transport::{Intake, Notices, Receiver, Stream, Wait, give_back};
 
 /// A lane to the peer.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct LaneIn {
     keys: HashSet<u32>,
     stream: Option<Arc<Socket>>,
     state: In,
+    /// What has been put into its place, and not given back yet.
+    owed: Vec<Piece>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -223,7 +225,14 @@ impl Conn {
                 return;
             }
             let challenge = u64::from_le_bytes(challenge);
-            let lane = LaneIn { receiver, challenge, keys: HashSet::new(), stream: None, state: In::Offered };
+            let lane = LaneIn {
+                receiver,
+                challenge,
+                keys: HashSet::new(),
+                stream: None,
+                state: In::Offered,
+                owed: Vec::new(),
+            };
             link.lane_in = Some(lane);
         }
         let Some(lane) = &mut link.lane_in else { return };
@@ -417,16 +426,23 @@ impl Conn {
     }
 
     /// Reads once what the lane brings of the current frame's payload, and puts it into its place.
-    pub(super) fn receive_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> io::Result<Received> {
+    pub(super) fn receive_lane(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        (landing, intake): (&mut Landing, &mut dyn Intake),
+    ) -> io::Result<Received> {
         let Some(link) = &mut inner.link else { return Ok(Received::Nothing) };
-        let (left, lane) = (link.inbox.awaited(), link.lane_in.as_ref());
-        let Some((receiver, socket)) = lane.and_then(|lane| Some((lane.receiver.clone(), lane.stream.as_ref()?)))
-        else {
+        let left = link.inbox.awaited();
+        let Some((socket, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
             return Ok(Received::End);
         };
-        let n = match devmem::recv(socket.as_fd(), landing, left) {
-            Ok(0) => return Ok(Received::End),
-            Ok(n) => n,
+        let owed = std::mem::take(&mut lane.owed);
+        let n = match intake.receive(socket.as_fd(), &owed, landing, left) {
+            Ok((0, _)) => return Ok(Received::End),
+            Ok((n, calls)) => {
+                inner.traffic.token_returns += calls;
+                n
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 // What waits in the control stream cannot be looked at, and is not to wake anybody.
                 link.stream.set_deaf(true, self.progress.epoll(), self.token())?;
@@ -434,19 +450,31 @@ impl Conn {
             }
             Err(e) => return Err(e),
         };
+        let receiver = lane.receiver.clone();
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         inner.engine.on_moved();
         inner.traffic.received += n as u64;
         inner.traffic.lane_receives += 1;
         let placed = self.place_pieces(inner, &receiver, landing);
         // Whatever has become of them: but for pieces that were kept, the memory goes back to the queue.
-        if let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) {
-            inner.traffic.token_returns += give_back(socket, &landing.pieces)?;
+        if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) {
+            std::mem::swap(&mut lane.owed, &mut landing.pieces);
         }
         if placed {
             self.advance(inner, n);
         }
         Ok(Received::Some { drained: n < left.min(landing.bytes().len()) })
+    }
+
+    /// Nothing more is read now: what the queue is still owed goes back.
+    pub(super) fn pay_lane(&self, inner: &mut Inner) {
+        let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return };
+        let owed = std::mem::take(&mut lane.owed);
+        let Some(socket) = lane.stream.as_ref().filter(|_| !owed.is_empty()) else { return };
+        match give_back(socket.as_fd(), &owed) {
+            Ok(calls) => inner.traffic.token_returns += calls,
+            Err(e) => tracing::warn!(qpn = self.qpn, error = %e, "memory does not go back to its queue"),
+        }
     }
 
     /// Takes the news of memory that the kernel has done with.
@@ -506,34 +534,6 @@ impl Link {
     fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
         self.lane_in.as_ref()?.stream.as_ref().map(|stream| stream.as_fd())
     }
-}
-
-/// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
-pub(super) fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
-    /// Of one call; net/core/sock.c.
-    const RUNS: usize = 128;
-    const TOKENS: u32 = 1024;
-    let mut runs: Vec<Tokens> = Vec::new();
-    let (mut count, mut calls) = (0, 0);
-    for piece in pieces {
-        let Piece::Device { token, .. } = *piece else { continue };
-        match runs.last_mut() {
-            Some(run) if run.first.wrapping_add(run.count) == token => run.count += 1,
-            _ => runs.push(Tokens { first: token, count: 1 }),
-        }
-        count += 1;
-        if count == TOKENS || runs.len() == RUNS {
-            devmem::give_back(socket, &runs)?;
-            calls += 1;
-            runs.clear();
-            count = 0;
-        }
-    }
-    if !runs.is_empty() {
-        devmem::give_back(socket, &runs)?;
-        calls += 1;
-    }
-    Ok(calls)
 }
 
 /// The kind of memory of `region`, and the key under which peers know it, if it is a device's.

@@ -6,12 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::conn::{Conn, Inner};
-use super::lane::give_back;
 use crate::mem::AccessError;
 use crate::object::{MessagePiece, Place, Taken, Traffic};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::Socket;
-use crate::transport::Receiver;
+use crate::transport::{Receiver, give_back};
 
 /// Those of a QP.
 #[derive(Debug, Default)]

@@ -157,7 +157,7 @@ impl Progress {
             direct_turns: 0,
             idle: 0,
             bootstrap: Bootstrap::default(),
-            staging: Staging::default(),
+            staging: Staging::new(devmem),
             iovs: Vec::new(),
             events: vec![Event::default(); 128],
             lazy: Vec::new(),

@@ -13,35 +13,38 @@ use dmverbs_proto::{
 
 use super::conn::{Answer, Conn, Inner};
 use super::lane::{LaneIn, on_device};
+use crate::config::Devmem;
 use crate::mem::{self, AccessError, Device, Piece as Copy, Region, Span};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
-use crate::transport::Receiver;
+use crate::transport::{Intake, Receiver, intake};
 
 /// Where bytes are read to before it is known what they are, [`STAGED`] at most. They begin at a page: the kernel
 /// copies to other addresses at half the speed. Before them is room for the front of a header.
 #[derive(Debug)]
 pub(super) struct Staging {
     bytes: Vec<u8>,
-    /// For what a lane brings beside the memory of its device.
-    landing: Option<Landing>,
-}
-
-impl Default for Staging {
-    fn default() -> Staging {
-        Staging { bytes: vec![0; FRONT + PAGE + STAGED], landing: None }
-    }
+    devmem: Devmem,
+    /// For what lanes bring.
+    lanes: Option<(Landing, Box<dyn Intake>)>,
 }
 
 impl Staging {
+    pub(super) fn new(devmem: Devmem) -> Staging {
+        Staging { bytes: vec![0; FRONT + PAGE + STAGED], devmem, lanes: None }
+    }
+
     /// [`FRONT`] bytes, and those that begin at a page.
     fn bytes(&mut self) -> &mut [u8] {
         let before = self.bytes.as_ptr().wrapping_add(FRONT).align_offset(PAGE);
         &mut self.bytes[before..before + FRONT + STAGED]
     }
 
-    pub(super) fn landing(&mut self) -> &mut Landing {
-        self.landing.get_or_insert_with(|| Landing::new(MAX_CHUNK as usize))
+    /// Where what a lane brings beside the memory of its device goes, and how it is taken in.
+    pub(super) fn lane(&mut self) -> (&mut Landing, &mut dyn Intake) {
+        let make = || (Landing::new(MAX_CHUNK as usize), intake(self.devmem));
+        let (landing, intake) = self.lanes.get_or_insert_with(make);
+        (landing, &mut **intake)
     }
 }
 
@@ -156,7 +159,7 @@ impl Conn {
         }
         if !inbox.discard {
             if inbox.waits_for_lane() {
-                return self.receive_lane(inner, staging.landing());
+                return self.receive_lane(inner, staging.lane());
             }
             if !inbox.held.is_empty() {
                 let held = std::mem::take(&mut inbox.held);

@@ -108,6 +108,50 @@ impl Landing {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// Where `len` bytes go; the kernel counts device memory against this, too.
+    pub(super) fn iov(&mut self, len: usize) -> libc::iovec {
+        let len = len.min(self.bytes.len());
+        libc::iovec { iov_base: self.bytes.as_mut_ptr().cast(), iov_len: len }
+    }
+
+    /// What recvmsg(2) takes, and fills; of no use when `iov`, or this, is gone.
+    pub(super) fn message(&mut self, iov: &mut libc::iovec) -> libc::msghdr {
+        // SAFETY: as in `send`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_iov, message.msg_iovlen) = (iov, 1);
+        message.msg_control = self.control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(self.control.as_slice());
+        message
+    }
+
+    /// Takes down what the kernel says in `message`, which is of this, about `n` bytes.
+    pub(super) fn told(&mut self, message: &libc::msghdr, n: usize) -> usize {
+        self.pieces.clear();
+        let mut told = 0;
+        for (level, kind, data) in headers(message) {
+            if level != libc::SOL_SOCKET || !matches!(kind, SCM_DEVMEM_DMABUF | SCM_DEVMEM_LINEAR) {
+                continue;
+            }
+            // SAFETY: a struct dmabuf_cmsg is what the kernel sends under these types.
+            let Some(fragment) = (unsafe { read::<Fragment>(data) }) else { continue };
+            let len = fragment.frag_size;
+            told += len as usize;
+            self.pieces.push(match kind {
+                SCM_DEVMEM_LINEAR => Piece::Host { len },
+                _ => Piece::Device {
+                    at: fragment.frag_offset,
+                    len,
+                    token: fragment.frag_token,
+                    dmabuf: fragment.dmabuf_id,
+                },
+            });
+        }
+        if told == 0 && n > 0 {
+            self.pieces.push(Piece::Host { len: n as u32 });
+        }
+        n
+    }
 }
 
 /// Receives what is there now, `len` bytes at most; 0 at the end of the stream.
@@ -115,38 +159,12 @@ impl Landing {
 /// # Errors
 /// `EFAULT` for device memory on a kernel that has none.
 pub(crate) fn recv(socket: BorrowedFd<'_>, landing: &mut Landing, len: usize) -> io::Result<usize> {
-    landing.pieces.clear();
-    let len = len.min(landing.bytes.len());
-    // The kernel counts device memory against this, too.
-    let mut iov = libc::iovec { iov_base: landing.bytes.as_mut_ptr().cast(), iov_len: len };
-    // SAFETY: as in `send`.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    (message.msg_iov, message.msg_iovlen) = (&raw mut iov, 1);
-    message.msg_control = landing.control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(landing.control.as_slice());
+    let mut iov = landing.iov(len);
+    let mut message = landing.message(&mut iov);
     let flags = MSG_SOCK_DEVMEM | libc::MSG_DONTWAIT;
     // SAFETY: `message` lists `landing.bytes`, and a control buffer of the size it says.
     let n = check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
-    let mut told = 0;
-    for (level, kind, data) in headers(&message) {
-        if level != libc::SOL_SOCKET || !matches!(kind, SCM_DEVMEM_DMABUF | SCM_DEVMEM_LINEAR) {
-            continue;
-        }
-        // SAFETY: a struct dmabuf_cmsg is what the kernel sends under these types.
-        let Some(fragment) = (unsafe { read::<Fragment>(data) }) else { continue };
-        let len = fragment.frag_size;
-        told += len as usize;
-        landing.pieces.push(match kind {
-            SCM_DEVMEM_LINEAR => Piece::Host { len },
-            _ => {
-                Piece::Device { at: fragment.frag_offset, len, token: fragment.frag_token, dmabuf: fragment.dmabuf_id }
-            }
-        });
-    }
-    if told == 0 && n > 0 {
-        landing.pieces.push(Piece::Host { len: n as u32 });
-    }
-    Ok(n)
+    Ok(landing.told(&message, n))
 }
 
 /// Tokens that follow each other; struct dmabuf_token.
@@ -162,7 +180,6 @@ pub(crate) struct Tokens {
 /// # Errors
 /// More than that.
 pub(crate) fn give_back(socket: BorrowedFd<'_>, tokens: &[Tokens]) -> io::Result<()> {
-    const SO_DEVMEM_DONTNEED: libc::c_int = 80;
     let (fd, len) = (socket.as_raw_fd(), size_of_val(tokens) as libc::socklen_t);
     // SAFETY: `tokens` is readable for the length given. The call says how many there were, which is no failure.
     check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_DEVMEM_DONTNEED, tokens.as_ptr().cast(), len) }).map(drop)
@@ -228,7 +245,8 @@ unsafe fn read<T: Copy>(data: &[u8]) -> Option<T> {
 
 const SCM_DEVMEM_LINEAR: libc::c_int = 78;
 const SCM_DEVMEM_DMABUF: libc::c_int = 79;
-const MSG_SOCK_DEVMEM: libc::c_int = 0x200_0000;
+pub(super) const MSG_SOCK_DEVMEM: libc::c_int = 0x200_0000;
+pub(super) const SO_DEVMEM_DONTNEED: libc::c_int = 80;
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub(crate) mod socket;
 pub(crate) mod softaccel;
 pub mod time;
+pub(crate) mod uring;
 
 use std::io;
 

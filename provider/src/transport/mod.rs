@@ -2,12 +2,14 @@
 //! NICs to carry the memory of devices.
 
 mod batch;
+mod intake;
 mod notices;
 mod rx;
 mod stream;
 mod tx;
 
 pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed, OnDevice, Outlet, Queue};
+pub(crate) use intake::{Intake, give_back, intake};
 pub(crate) use notices::Notices;
 pub(crate) use rx::Receiver;
 pub(crate) use stream::{Stream, Wait};

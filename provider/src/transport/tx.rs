@@ -49,7 +49,7 @@ impl Bindings {
 
     /// The binding of a region's dma-buf to an interface, made when it is first asked for.
     pub(crate) fn of(&self, region: &Region, ifindex: u32) -> Option<Arc<Binding>> {
-        let dmabuf = region.device().filter(|_| self.devmem == Devmem::On)?.dmabuf()?;
+        let dmabuf = region.device().filter(|_| self.devmem != Devmem::Off)?.dmabuf()?;
         let mut bindings = self.bound.lock();
         let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
             let bind = || {

@@ -1,0 +1,178 @@
+//! How payload is taken in from lanes, and the memory that it came in goes back to the queue: by a call each, or both by
+//! one of io_uring.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::config::Devmem;
+use crate::sys::devmem::{self, Landing, Piece, Tokens};
+use crate::sys::uring::Uring;
+
+/// A way to receive.
+pub(crate) trait Intake: Debug + Send {
+    /// Gives the memory of `owed`, pieces that came by this socket before, back to the queue, whatever else becomes of the
+    /// call; then receives as [`devmem::recv`] does. Says how many bytes came, and how many system calls the giving back
+    /// took.
+    ///
+    /// # Errors
+    /// Those of both.
+    fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        owed: &[Piece],
+        landing: &mut Landing,
+        len: usize,
+    ) -> io::Result<(usize, u64)>;
+}
+
+/// The way that the environment asks for, if this kernel has it.
+pub(crate) fn intake(devmem: Devmem) -> Box<dyn Intake> {
+    if devmem == Devmem::IoUring {
+        match Uring::new() {
+            Ok(ring) => return Box::new(Both { ring }),
+            Err(e) => tracing::warn!(error = %e, "no io_uring: lanes are read by recvmsg"),
+        }
+    }
+    Box::new(Each)
+}
+
+/// recvmsg(2) and setsockopt(2).
+#[derive(Debug)]
+struct Each;
+
+impl Intake for Each {
+    fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        owed: &[Piece],
+        landing: &mut Landing,
+        len: usize,
+    ) -> io::Result<(usize, u64)> {
+        let calls = give_back(socket, owed)?;
+        Ok((devmem::recv(socket, landing, len)?, calls))
+    }
+}
+
+/// One io_uring_enter(2) for both.
+#[derive(Debug)]
+struct Both {
+    ring: Uring,
+}
+
+impl Intake for Both {
+    fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        owed: &[Piece],
+        landing: &mut Landing,
+        len: usize,
+    ) -> io::Result<(usize, u64)> {
+        let mut batches = batches(owed);
+        let last = batches.pop().unwrap_or_default();
+        for batch in &batches {
+            devmem::give_back(socket, batch)?;
+        }
+        Ok((self.ring.recv(socket, &last, landing, len)?, batches.len() as u64))
+    }
+}
+
+/// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
+pub(crate) fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
+    let batches = batches(pieces);
+    batches.iter().try_for_each(|batch| devmem::give_back(socket, batch))?;
+    Ok(batches.len() as u64)
+}
+
+/// The tokens of pieces, as many at a time as one call takes.
+fn batches(pieces: &[Piece]) -> Vec<Vec<Tokens>> {
+    /// net/core/sock.c
+    const RUNS: usize = 128;
+    const TOKENS: u32 = 1024;
+    let mut runs: Vec<Tokens> = Vec::new();
+    for piece in pieces {
+        let Piece::Device { token, .. } = *piece else { continue };
+        match runs.last_mut() {
+            Some(run) if run.first.wrapping_add(run.count) == token && run.count < TOKENS => run.count += 1,
+            _ => runs.push(Tokens { first: token, count: 1 }),
+        }
+    }
+    let mut batches: Vec<Vec<Tokens>> = Vec::new();
+    let mut count = 0;
+    for run in runs {
+        count += run.count;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < RUNS && count <= TOKENS => batch.push(run),
+            _ => {
+                batches.push(vec![run]);
+                count = run.count;
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn device(token: u32) -> Piece {
+        Piece::Device { at: 0, len: 1, token, dmabuf: 1 }
+    }
+
+    #[test]
+    fn tokens_that_follow_each_other_are_a_run() {
+        let pieces = [device(7), device(8), Piece::Host { len: 3 }, device(9), device(1)];
+        assert_eq!(batches(&pieces), [[Tokens { first: 7, count: 3 }, Tokens { first: 1, count: 1 }]]);
+        assert!(batches(&[Piece::Host { len: 3 }]).is_empty());
+    }
+
+    #[test]
+    fn no_call_gives_back_more_than_the_kernel_takes() {
+        let run: Vec<Piece> = (0..3000).map(device).collect();
+        let counts: Vec<u32> = batches(&run).iter().map(|batch| batch[0].count).collect();
+        assert_eq!(counts, [1024, 1024, 952]);
+        let scattered: Vec<Piece> = (0..300).map(|i| device(i * 2)).collect();
+        let sizes: Vec<usize> = batches(&scattered).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [128, 128, 44]);
+    }
+
+    /// What a lane brings in the memory of a device is seen in a virtual machine; here is what a socket brings.
+    fn receives(mut intake: impl Intake) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (here, _) = listener.accept().unwrap();
+        let mut landing = Landing::new(16);
+        let nothing = intake.receive(here.as_fd(), &[], &mut landing, 4).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        there.write_all(b"payload").unwrap();
+        drop(there);
+        match intake.receive(here.as_fd(), &[], &mut landing, 4) {
+            Ok(came) => {
+                assert_eq!((came, landing.pieces.as_slice()), ((4, 0), [Piece::Host { len: 4 }].as_slice()));
+                assert_eq!(landing.bytes()[..4], *b"payl");
+                assert_eq!(intake.receive(here.as_fd(), &[], &mut landing, 16).unwrap(), (3, 0));
+                assert_eq!(intake.receive(here.as_fd(), &[], &mut landing, 16).unwrap(), (0, 0));
+            }
+            // A kernel without device memory.
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EFAULT)),
+        }
+    }
+
+    #[test]
+    fn recvmsg_receives() {
+        receives(Each);
+    }
+
+    #[test]
+    fn io_uring_receives() {
+        match Uring::new() {
+            Ok(ring) => receives(Both { ring }),
+            Err(e) => println!("skipped: io_uring: {e}"),
+        }
+    }
+}
