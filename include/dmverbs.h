@@ -7,11 +7,13 @@
  * message lies, and dmv_return_message() gives that memory back. Nothing is copied in between.
  *
  * Memory that is held is memory that the NIC lacks. Beyond half of what the queue has, the payload of later messages
- * is copied to the host, and so is what comes before there is a way around the host (which the first receive opens),
- * or where there is none. Both are of the same message to the program: pieces, each of which says where it is.
+ * is copied to the host, and so is what comes before there is a way around the host (which the first receive or
+ * message opens), or where there is none. All are of the same message to the program: pieces, each of which says where
+ * it is. So much memory of the host a peer can make the library take: the lengths of all receives that are posted, and
+ * of all messages that are not returned.
  *
- * A program links with libibverbs alone: under a library that is not dmverbs', all of this returns EOPNOTSUPP. With a
- * C library older than glibc 2.34, link with -ldl.
+ * A program links with libibverbs alone: under a library that is not dmverbs', or one that it has loaded itself without
+ * RTLD_GLOBAL, all of this returns EOPNOTSUPP. With a C library older than glibc 2.34, link with -ldl.
  */
 #ifndef DMVERBS_H
 #define DMVERBS_H
@@ -49,10 +51,11 @@ struct dmv_piece {
  * @handle: for dmv_return_message()
  * @pieces: its pieces, in the order of its bytes
  * @num_pieces: how many; 0 for a message without payload
- * @dmabuf: the dma-buf in which they are, or -1 if none is in one. It is shared by all messages from the interface
- *	into memory of this kind, and belongs to the library.
+ * @dmabuf: the dma-buf in which they are, or -1 if none is in one. It belongs to the library. The messages of a
+ *	connection share one, and as a rule so do all of an interface and a device.
  *
- * `pieces`, `dmabuf`, and what they tell of, are valid until the message is returned.
+ * `pieces`, `dmabuf`, and what they tell of, are valid until the message is returned. Who keeps a dma-buf for longer
+ * duplicates it (dup(2)), and knows it again by its file (fstat(2)), not by its number.
  */
 struct dmv_message {
 	uint64_t wr_id;
@@ -62,9 +65,19 @@ struct dmv_message {
 	int dmabuf;
 };
 
-static inline void *dmv_symbol(const char *name)
+/* The function of this name, which is looked up once. */
+static inline void *dmv_symbol(void **known, const char *name)
 {
-	return dlsym(NULL, name);
+	void *found = __atomic_load_n(known, __ATOMIC_RELAXED);
+
+	if (found)
+		return found;
+	found = dlsym(NULL, name);
+	if (found)
+		__atomic_store_n(known, found, __ATOMIC_RELAXED);
+	else
+		dlerror();
+	return found;
 }
 
 /**
@@ -82,10 +95,10 @@ static inline void *dmv_symbol(const char *name)
  */
 static inline int dmv_post_recv(struct ibv_qp *qp, struct ibv_mr *mr, uint32_t length, uint64_t wr_id)
 {
-	static int (*call)(struct ibv_qp *, struct ibv_mr *, uint32_t, uint64_t);
+	static void *known;
+	int (*call)(struct ibv_qp *, struct ibv_mr *, uint32_t, uint64_t);
 
-	if (!call)
-		*(void **)&call = dmv_symbol("dmv_post_recv");
+	*(void **)&call = dmv_symbol(&known, "dmv_post_recv");
 	return call ? call(qp, mr, length, wr_id) : EOPNOTSUPP;
 }
 
@@ -101,10 +114,10 @@ static inline int dmv_post_recv(struct ibv_qp *qp, struct ibv_mr *mr, uint32_t l
  */
 static inline int dmv_take_message(struct ibv_qp *qp, struct dmv_message *message)
 {
-	static int (*call)(struct ibv_qp *, struct dmv_message *);
+	static void *known;
+	int (*call)(struct ibv_qp *, struct dmv_message *);
 
-	if (!call)
-		*(void **)&call = dmv_symbol("dmv_take_message");
+	*(void **)&call = dmv_symbol(&known, "dmv_take_message");
 	return call ? call(qp, message) : EOPNOTSUPP;
 }
 
@@ -117,10 +130,10 @@ static inline int dmv_take_message(struct ibv_qp *qp, struct dmv_message *messag
  */
 static inline int dmv_return_message(struct ibv_qp *qp, uint64_t handle)
 {
-	static int (*call)(struct ibv_qp *, uint64_t);
+	static void *known;
+	int (*call)(struct ibv_qp *, uint64_t);
 
-	if (!call)
-		*(void **)&call = dmv_symbol("dmv_return_message");
+	*(void **)&call = dmv_symbol(&known, "dmv_return_message");
 	return call ? call(qp, handle) : EOPNOTSUPP;
 }
 

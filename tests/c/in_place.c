@@ -112,6 +112,7 @@ static void full_queue(void)
 	struct dmv_message message;
 	struct ibv_qp_init_attr init;
 	struct ibv_qp_attr attr;
+	uint64_t handle;
 	uint32_t i;
 
 	need(ibv_query_qp(b.qp, &attr, IBV_QP_CAP, &init) == 0);
@@ -126,8 +127,22 @@ static void full_queue(void)
 	show_next("longer", a.send_cq);
 	show_next("  received", b.recv_cq);
 	show_next("  the next receive", b.recv_cq);
-	take(0, 1000, 40);
+	handle = take(0, 1000, 40);
 	outcome("a message of the receive that failed", dmv_take_message(b.qp, &message));
+	need(end_to(&b, IBV_QPS_RESET) == 0);
+	outcome("returned after RESET", dmv_return_message(b.qp, handle));
+}
+
+/* The message has come, but not its completion: it is none. */
+static void bad_invalidation(void)
+{
+	struct dmv_message message;
+
+	need(dmv_post_recv(b.qp, b.mr, 1000, 50) == 0);
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_SEND_WITH_INV, .len = 1000, .imm = 0xdead });
+	show_next("a key that cannot be invalidated", a.send_cq);
+	show_next("  received", b.recv_cq);
+	outcome("a message of it", dmv_take_message(b.qp, &message));
 }
 
 int main(int argc, char **argv)
@@ -145,7 +160,16 @@ int main(int argc, char **argv)
 	sizes();
 	in_turns();
 	full_queue();
-	/* A message is still out. */
+	pair_drop(&a, &b);
+	pair_make(&a, &b, &setup);
+	bad_invalidation();
+	pair_drop(&a, &b);
+	pair_make(&a, &b, &setup);
+	fill(a.buf, 1000, 60);
+	need(dmv_post_recv(b.qp, b.mr, 1000, 51) == 0);
+	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_SEND, .len = 1000 });
+	both("a message that is not returned");
+	take(51, 1000, 60);
 	pair_drop(&a, &b);
 	rig_close();
 	return 0;

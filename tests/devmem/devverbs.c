@@ -245,30 +245,35 @@ static void receive_in_place(unsigned int which, uint32_t len)
 		die("dmv_post_recv");
 }
 
-/* Takes a message, and copies it to where it can be looked at; -1: leaves it alone. Gives its handle. */
-static uint64_t take(unsigned int which, uint64_t at)
+static struct dmv_message take(unsigned int which)
 {
 	struct dmv_message message;
-	uint32_t i;
 
 	errno = dmv_take_message(qp[which], &message);
 	if (errno)
 		die("dmv_take_message");
-	for (i = 0; i < message.num_pieces && at != -1UL; i++) {
-		const struct dmv_piece *piece = &message.pieces[i];
+	return message;
+}
+
+/* Copies a message to where it can be looked at. */
+static void gather(const struct dmv_message *message, uint64_t at)
+{
+	uint32_t i;
+
+	for (i = 0; i < message->num_pieces; i++) {
+		const struct dmv_piece *piece = &message->pieces[i];
 
 		if (piece->where == DMV_IN_POOL)
-			memory_copy(&memory, at, message.dmabuf, piece->at, piece->length);
+			memory_copy(&memory, at, message->dmabuf, piece->at, piece->length);
 		else
 			memory_store(&memory, at, (const void *)piece->at, piece->length);
 		at += piece->length;
 	}
-	return message.handle;
 }
 
-static void give_back(unsigned int which, uint64_t handle)
+static void give_back(unsigned int which, const struct dmv_message *message)
 {
-	errno = dmv_return_message(qp[which], handle);
+	errno = dmv_return_message(qp[which], message->handle);
 	if (errno)
 		die("dmv_return_message");
 }
@@ -289,12 +294,13 @@ static void ask(unsigned int which, enum operation operation, uint64_t at, uint6
 }
 
 /*
- * Receives `count` messages of `len` bytes, by all QPs in turns, always with receives ahead of them. What comes in place is
- * not looked at but for the last, which is copied to `at`.
+ * Receives `count` messages of `len` bytes, by all QPs in turns, always with receives ahead of them. What comes in
+ * place is not looked at but for the last, which is copied to `at`.
  */
 static void stream(bool in_place, uint64_t count, uint64_t at, uint32_t len)
 {
 	uint64_t left[QPS_MAX], done = 0;
+	struct dmv_message message;
 	struct ibv_wc wc[DEPTH];
 	unsigned int which, i, n;
 
@@ -312,8 +318,12 @@ static void stream(bool in_place, uint64_t count, uint64_t at, uint32_t len)
 		for (i = 0; i < n; i++) {
 			which = wc[i].wr_id;
 			done++;
-			if (in_place)
-				give_back(which, take(which, done == count ? at : -1UL));
+			if (in_place) {
+				message = take(which);
+				if (done == count)
+					gather(&message, at);
+				give_back(which, &message);
+			}
 			if (!left[which])
 				continue;
 			left[which]--;
@@ -327,7 +337,8 @@ static void stream(bool in_place, uint64_t count, uint64_t at, uint32_t len)
 
 static void serve(int fd)
 {
-	static uint64_t held[HELD_MAX];
+	static struct dmv_message held[HELD_MAX];
+	struct dmv_message message;
 	struct command command;
 	unsigned int holds = 0;
 	uint32_t sum;
@@ -352,16 +363,21 @@ static void serve(int fd)
 			stream(command.qp, command.count, command.at, command.len);
 			break;
 		case GATHER:
-			give_back(command.qp, take(command.qp, command.at));
+			message = take(command.qp);
+			gather(&message, command.at);
+			give_back(command.qp, &message);
 			break;
 		case HOLD:
 			if (holds == HELD_MAX)
 				complain("the client", "wants too many messages held");
-			held[holds++] = take(command.qp, command.at);
+			held[holds++] = take(command.qp);
 			break;
 		case RETURN:
-			while (holds)
-				give_back(command.qp, held[--holds]);
+			/* The last that is held: what lies there now. */
+			if (!holds)
+				complain("the client", "wants a message returned that is not held");
+			gather(&held[--holds], command.at);
+			give_back(command.qp, &held[holds]);
 			break;
 		case AWAIT:
 			await(command.len);
@@ -498,20 +514,23 @@ static int hold(int fd, uint32_t size, uint64_t total, bool waits)
 	unsigned int wrong;
 
 	wrong = !check_one(fd, 0, SEND_IN_PLACE, size, 1);
-	memory_fill(&memory, 0, size, 7);
 	if (waits)
 		wait_for_line("ready");
 	for (i = 0; i < count; i++) {
+		memory_fill(&memory, 0, size, i + 3);
 		tell(fd, (struct command){ .what = RECEIVE_IN_PLACE, .len = size });
 		ask(0, SEND_IN_PLACE, 0, 0, size);
 		await(1);
 		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
-		tell(fd, (struct command){ .what = HOLD, .at = 0 });
-		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, 7);
+		tell(fd, (struct command){ .what = HOLD });
 	}
 	if (waits)
 		wait_for_line("held");
-	tell(fd, (struct command){ .what = RETURN });
+	/* All others have come, and would have been put where these are if that were free. */
+	while (i--) {
+		tell(fd, (struct command){ .what = RETURN, .at = 0 });
+		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, i + 3);
+	}
 	wrong += !check_one(fd, 0, SEND_IN_PLACE, size, 2);
 	printf("%lu of %lu messages right\n", count + 2 - wrong, count + 2);
 	if (waits)

@@ -1,7 +1,7 @@
 //! `cargo xtask regen`: makes the files that come from C headers anew, or checks that they are what would be made.
 //!
-//! They are the Rust bindings of `infiniband/verbs.h`, of `dmverbs.h` and of `uapi/softaccel.h`, the table that the layout
-//! test compares with a C compiler, and the list of the symbols that the drop-in library must export.
+//! They are the Rust bindings of `infiniband/verbs.h`, of `dmverbs.h` and of `uapi/softaccel.h`, the table that the
+//! layout test compares with a C compiler, and the list of the symbols that the drop-in library must export.
 
 mod bindings;
 mod exports;

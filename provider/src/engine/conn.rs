@@ -40,7 +40,7 @@ const BURSTS: u32 = 8;
 const BURST_BYTES: u64 = 16 << 10;
 
 /// What stands for receives where keys are named.
-const RECEIVES: u32 = 0;
+pub(super) const RECEIVES: u32 = 0;
 
 /// What a connection has on its way: what is more would wait in the kernel, and be out of the processors' caches when
 /// its turn comes. A path that holds more gets twice as much as it holds, which is looked at when so many windows have
@@ -413,7 +413,7 @@ impl Conn {
     pub(super) fn lose(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(mut link) = inner.link.take() {
             link.stream.deregister(self.progress.epoll());
-            self.lose_lanes(&link);
+            self.lose_lanes(&mut link);
             if let Some(batch) = link.batch.take() {
                 self.progress.batches().give(batch);
             }
@@ -777,7 +777,7 @@ impl Inner {
 
     /// Gives the memory of all messages back.
     pub(crate) fn return_messages(&mut self) {
-        self.messages = Messages::default();
+        self.messages.clear();
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {

@@ -70,10 +70,15 @@ const KEYS: usize = 4096;
 const STRANGERS: usize = 1024;
 const STRANGER_TIME: Tick = 5_000_000_000;
 
+/// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
+const PAUSE: Tick = 1_000_000_000;
+
 /// The queues that are ours, and who meets whom at their ports.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     devmem: Devmem,
+    /// Held by who takes a queue; when one was last asked for in vain.
+    taking: Mutex<Option<Tick>>,
     meeting: Mutex<Meeting>,
 }
 
@@ -86,24 +91,30 @@ struct Meeting {
 
 impl Lanes {
     pub(super) fn new(devmem: Devmem) -> Lanes {
-        Lanes { devmem, meeting: Mutex::default() }
+        Lanes { devmem, taking: Mutex::default(), meeting: Mutex::default() }
     }
 
-    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the one
-    /// that was taken before is not gone.
+    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the
+    /// one that was taken before is gone, or there was none.
     pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
-        let mut meeting = self.meeting.lock();
-        let known = meeting.receivers.iter().position(|receiver| receiver.serves(ifindex, device.kind()));
-        if self.devmem == Devmem::Off || known.is_some_and(|known| meeting.receivers[known].is_live()) {
+        let mut failed = self.taking.lock();
+        let known = self.find(ifindex, device.kind());
+        if self.devmem == Devmem::Off || known.as_ref().is_some_and(|known| known.is_live()) {
+            return;
+        }
+        if known.is_some() && failed.is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
         let receiver = match Receiver::open(ifindex, device, progress.registry.ports()) {
             Ok(receiver) => receiver,
             Err(why) => {
                 tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");
+                *failed = Some(time::now());
                 return;
             }
         };
+        let mut meeting = self.meeting.lock();
+        let known = known.and_then(|known| meeting.receivers.iter().position(|one| Arc::ptr_eq(one, &known)));
         let index = known.unwrap_or(meeting.receivers.len());
         let token = LANE_LISTENER | index as u64;
         if let Err(e) = progress.epoll.add(receiver.listener(), token, Interest::READ) {
@@ -277,7 +288,7 @@ impl Conn {
             return Ok(());
         }
         if link.lane_out.is_none() {
-            // The kernel sends from device memory only by the interface that it is bound to, whatever the routes prefer.
+            // The kernel sends from device memory only by the interface that it is bound to, whatever routes prefer.
             let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()), Some(peer.ifindex))?;
             socket::keep_alive(socket.as_fd())?;
             devmem::enable_zerocopy(socket.as_fd())?;
@@ -303,15 +314,20 @@ impl Conn {
     }
 
     /// The connection has ended, and with it its lanes.
-    pub(super) fn lose_lanes(self: &Arc<Self>, link: &Link) {
+    pub(super) fn lose_lanes(self: &Arc<Self>, link: &mut Link) {
         if let Some(lane) = &link.lane_out {
             lane.stream.deregister(self.progress.epoll());
         }
         if link.lane_in.is_some() {
             self.progress.lanes.forget(self);
         }
-        if let Some(socket) = link.lane_socket() {
-            let _ = self.progress.epoll().delete(socket);
+        let Some(lane) = &mut link.lane_in else { return };
+        let Some(socket) = &lane.stream else { return };
+        let _ = self.progress.epoll().delete(socket.as_fd());
+        if Arc::strong_count(socket) > 1 {
+            // A message keeps it open, but not what it was owed, nor what will never be read.
+            let _ = give_back(socket.as_fd(), &lane.owed);
+            let _ = socket::disconnect(socket.as_fd());
         }
     }
 
@@ -431,18 +447,16 @@ impl Conn {
         inner: &mut Inner,
         (landing, intake): (&mut Landing, &mut dyn Intake),
     ) -> io::Result<Received> {
-        let Some(link) = &mut inner.link else { return Ok(Received::Nothing) };
+        let Inner { engine, link, traffic, .. } = inner;
+        let Some(link) = link else { return Ok(Received::Nothing) };
         let left = link.inbox.awaited();
         let Some((socket, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
             return Ok(Received::End);
         };
         let owed = std::mem::take(&mut lane.owed);
-        let n = match intake.receive(socket.as_fd(), &owed, landing, left) {
-            Ok((0, _)) => return Ok(Received::End),
-            Ok((n, calls)) => {
-                inner.traffic.token_returns += calls;
-                n
-            }
+        let n = match intake.receive(socket.as_fd(), &owed, landing, left, &mut traffic.token_returns) {
+            Ok(0) => return Ok(Received::End),
+            Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 // What waits in the control stream cannot be looked at, and is not to wake anybody.
                 link.stream.set_deaf(true, self.progress.epoll(), self.token())?;
@@ -452,9 +466,9 @@ impl Conn {
         };
         let receiver = lane.receiver.clone();
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
-        inner.engine.on_moved();
-        inner.traffic.received += n as u64;
-        inner.traffic.lane_receives += 1;
+        engine.on_moved();
+        traffic.received += n as u64;
+        traffic.lane_receives += 1;
         let placed = self.place_pieces(inner, &receiver, landing);
         // Whatever has become of them: but for pieces that were kept, the memory goes back to the queue.
         if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::conn::{Conn, Inner};
-use crate::mem::AccessError;
+use crate::mem::{AccessError, Kind};
 use crate::object::{MessagePiece, Place, Taken, Traffic};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::Socket;
@@ -62,8 +62,7 @@ impl Messages {
 
     /// Bytes of the current message that came in host memory.
     pub(super) fn add_host(&mut self, bytes: &[u8]) -> Result<(), AccessError> {
-        self.arriving.as_mut().ok_or(AccessError::OutOfRange)?.add_host(bytes);
-        Ok(())
+        self.arriving.as_mut().ok_or(AccessError::OutOfRange)?.add_host(bytes)
     }
 
     /// The current message is complete.
@@ -74,6 +73,11 @@ impl Messages {
             piece.at += base;
         }
         self.complete.push_back(Message { id, pieces: pieces.into(), _host: host, held });
+    }
+
+    /// Gives all memory back. Handles are not given again.
+    pub(super) fn clear(&mut self) {
+        *self = Messages { last: self.last, ..Messages::default() };
     }
 
     /// What has come of the current message is of no use: the rest will not come.
@@ -104,10 +108,13 @@ impl Messages {
 }
 
 impl Arriving {
-    fn add_host(&mut self, bytes: &[u8]) {
+    fn add_host(&mut self, bytes: &[u8]) -> Result<(), AccessError> {
+        // Nothing stands behind the length that was posted.
+        self.host.try_reserve(bytes.len()).map_err(|_| AccessError::Fault)?;
         let at = self.host.len() as u64;
         self.host.extend_from_slice(bytes);
         self.add(Place::Host, at, bytes.len() as u32);
+        Ok(())
     }
 
     fn add(&mut self, place: Place, at: u64, length: u32) {
@@ -162,13 +169,15 @@ impl Drop for Held {
 }
 
 impl Conn {
-    /// Leaves what a lane has brought of the current message where it is, and its pieces out of those that go back.
+    /// Leaves what a lane has brought of the current message, which is for `device`, where it is, and its pieces out of
+    /// those that go back. What is in the memory of another device is copied to the host.
     ///
     /// # Errors
     /// The device's, of what has to be copied.
     pub(super) fn keep_pieces(
         &self,
         inner: &mut Inner,
+        device: Option<Kind>,
         receiver: &Arc<Receiver>,
         landing: &mut Landing,
     ) -> Result<(), AccessError> {
@@ -177,30 +186,32 @@ impl Conn {
             return Err(AccessError::OutOfRange);
         };
         let mut host = 0;
-        let mut spared = Vec::new();
+        let mut result = Ok(());
+        let mut left = Vec::new();
         for &piece in &landing.pieces {
             match piece {
                 Piece::Host { len } => {
                     inner.traffic.linear_received += u64::from(len);
-                    message.add_host(&landing.bytes()[host..host + len as usize]);
+                    result = result.and(message.add_host(&landing.bytes()[host..host + len as usize]));
                     host += len as usize;
                 }
                 Piece::Device { at, len, .. } => {
                     inner.traffic.device_received += u64::from(len);
-                    if message.hold(receiver, &lane, piece) {
+                    if device == Some(receiver.memory().0.kind()) && message.hold(receiver, &lane, piece) {
                         inner.traffic.in_place_received += u64::from(len);
                         continue;
                     }
+                    left.push(piece);
+                    inner.traffic.staged_received += if device.is_some() { u64::from(len) } else { 0 };
                     let mut bytes = Vec::with_capacity(len as usize);
-                    receiver.memory().0.read(at, len as usize, &mut bytes).map_err(|_| AccessError::Fault)?;
-                    inner.traffic.staged_received += u64::from(len);
-                    message.add_host(&bytes);
-                    spared.push(piece);
+                    let read = receiver.memory().0.read(at, len as usize, &mut bytes).map_err(|_| AccessError::Fault);
+                    result = result.and(read).and_then(|()| message.add_host(&bytes));
                 }
             }
         }
-        landing.pieces = spared;
-        Ok(())
+        // Also if it has failed: what is held goes back with the message, and nothing twice.
+        landing.pieces = left;
+        result
     }
 }
 

@@ -11,10 +11,10 @@ use dmverbs_proto::{
     Refusal, Status,
 };
 
-use super::conn::{Answer, Conn, Inner};
+use super::conn::{Answer, Conn, Inner, RECEIVES};
 use super::lane::{LaneIn, on_device};
 use crate::config::Devmem;
-use crate::mem::{self, AccessError, Device, Piece as Copy, Region, Span};
+use crate::mem::{self, AccessError, Device, Kind, Piece as Copy, Region, Span};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
 use crate::transport::{Intake, Receiver, intake};
@@ -124,9 +124,9 @@ enum Place {
         slot: u32,
         offset: u32,
     },
-    /// It stays where it comes; whether it is for a device, and ends its message.
+    /// It stays where it comes; the device that it is for, if it is for one, and whether it ends its message.
     Message {
-        of_device: bool,
+        device: Option<Kind>,
         ends: bool,
     },
 }
@@ -150,11 +150,12 @@ impl Conn {
         staging: &mut Staging,
         iovs: &mut Vec<Iov>,
     ) -> io::Result<Received> {
-        let Inner { engine, link, sends, receives, .. } = inner;
+        let Inner { engine, link, sends, receives, messages, .. } = inner;
         let Some(link) = link else { return Ok(Received::Nothing) };
         let inbox = &mut link.inbox;
         if engine.has_failed() {
             inbox.discard = true;
+            messages.abandon();
             link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         }
         if !inbox.discard {
@@ -288,16 +289,22 @@ impl Conn {
                             }
                         }
                     }
-                    Destination::Receive { slot, offset } => match inner.receives.in_place(slot as usize) {
-                        Some((id, region)) => {
-                            let of_device = region.is_dmabuf();
+                    Destination::Receive { slot, offset } => {
+                        let in_place = inner.receives.in_place(slot as usize);
+                        let (id, region) = (in_place.map(|(id, _)| id), in_place.map(|(_, region)| region));
+                        let device = on_device(region.or(inner.receives.region(slot as usize))).map(|(kind, _)| kind);
+                        if let (Some(device), true) = (device, frame.lane == IN_BAND) {
+                            self.want_lane(inner, device, RECEIVES);
+                        }
+                        if let Some(id) = id {
                             if offset == 0 {
                                 inner.messages.begin(id);
                             }
-                            Place::Message { of_device, ends: frame.flags.contains(Flags::LAST) }
+                            Place::Message { device, ends: frame.flags.contains(Flags::LAST) }
+                        } else {
+                            Place::Receive { slot, offset }
                         }
-                        None => Place::Receive { slot, offset },
-                    },
+                    }
                     Destination::Response { slot, offset } => Place::Response { slot, offset },
                 };
                 let invalidates = frame.flags.contains(Flags::INV).then_some(frame.imm);
@@ -372,7 +379,7 @@ impl Conn {
             Place::Memory(span) => is_device(span.region()),
             Place::Receive { slot, .. } => is_device(receives.region(*slot as usize)),
             Place::Response { slot, .. } => is_device(sends.region(*slot as usize)),
-            Place::Message { of_device, .. } => *of_device,
+            Place::Message { device, .. } => device.is_some(),
         };
         if of_device {
             traffic.staged_received += bytes.len() as u64;
@@ -398,8 +405,8 @@ impl Conn {
         landing: &mut Landing,
     ) -> bool {
         let to = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()).map(|placing| &placing.to);
-        if let Some(Place::Message { .. }) = to {
-            let kept = self.keep_pieces(inner, receiver, landing);
+        if let Some(&Place::Message { device, .. }) = to {
+            let kept = self.keep_pieces(inner, device, receiver, landing);
             if kept.is_err() {
                 self.misplaced(inner);
             }
@@ -527,6 +534,7 @@ impl Conn {
             link.inbox.discard = true;
             link.inbox.placing = None;
         }
+        inner.messages.abandon();
     }
 }
 

@@ -273,8 +273,8 @@ impl Qp {
         result
     }
 
-    /// Posts a receive of at most `len` bytes whose message stays where it comes, for [`Qp::take_message`]; `like` is memory
-    /// of the device that it is for.
+    /// Posts a receive of at most `len` bytes whose message stays where it comes, for [`Qp::take_message`]; `like` is
+    /// memory of the device that it is for.
     ///
     /// # Errors
     /// [`Error::Invalid`] for memory of another protection domain, or that may not be written.

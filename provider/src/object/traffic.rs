@@ -21,8 +21,8 @@ pub struct Traffic {
     pub in_place_received: u64,
     /// Received by a lane, yet into host memory: beside the split, or of packets that were not split.
     pub linear_received: u64,
-    /// Received in-band for memory of a device, or copied out of the memory of a queue that could not be spared: it passed
-    /// through the host.
+    /// Received in-band for memory of a device, or copied out of the memory of a queue that could not be spared: it
+    /// passed through the host.
     pub staged_received: u64,
     /// Sent from memory of a device by the NIC.
     pub device_sent: u64,

@@ -150,8 +150,8 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(Socket, Soc
     }
 }
 
-/// Begins to connect, from that address and by that interface if they are given; the socket becomes writable when that has
-/// succeeded or failed.
+/// Begins to connect, from that address and by that interface if they are given; the socket becomes writable when that
+/// has succeeded or failed.
 pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, by: Option<u32>) -> io::Result<Socket> {
     let socket = stream(to)?;
     if let Some(ifindex) = by {
@@ -173,6 +173,19 @@ pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, by: Option<u32>) -> 
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
         Err(e) => Err(e),
     }
+}
+
+/// Ends a connection at once, and drops what has come by it; connect(2) with AF_UNSPEC.
+///
+/// # Errors
+/// `ENOTCONN`.
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the structure is of plain numbers.
+    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let len = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: `nobody` is readable for the length given.
+    check(unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) }).map(drop)
 }
 
 /// Whether the peer, which sends nothing, still has its end open.

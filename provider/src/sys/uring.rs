@@ -11,13 +11,14 @@ use super::devmem::{Landing, MSG_SOCK_DEVMEM, SO_DEVMEM_DONTNEED, Tokens};
 /// A ring, of which each call waits until all that it has asked for is done.
 pub(crate) struct Uring {
     ring: IoUring,
+    broken: bool,
 }
 
 impl Uring {
     /// # Errors
     /// This kernel has none, or not for us (io_uring_disabled, seccomp).
     pub(crate) fn new() -> io::Result<Uring> {
-        Ok(Uring { ring: IoUring::new(4)? })
+        Ok(Uring { ring: IoUring::new(4)?, broken: false })
     }
 
     /// Gives memory back to the NIC's queue as [`super::devmem::give_back`] does, if it is any, then receives as
@@ -39,11 +40,12 @@ impl Uring {
         let receive = opcode::RecvMsg::new(fd, &raw mut message).flags(flags).build().user_data(RECEIVE);
         let (level, option) = (libc::SOL_SOCKET as u32, SO_DEVMEM_DONTNEED as u32);
         let size = size_of_val(owed) as u32;
-        let give = opcode::SetSockOpt::new(fd, level, option, owed.as_ptr().cast(), size).build().user_data(GIVE);
+        let owed_at = owed.as_ptr().cast();
+        let give = opcode::SetSockOpt::new(fd, level, option, owed_at, size).build().user_data(GIVE);
         let mut queue = self.ring.submission();
         for entry in [(!owed.is_empty()).then_some(give), Some(receive)].into_iter().flatten() {
-            // SAFETY: `owed`, `message`, and what that points at, stay as they are until `finish` has returned, when the
-            // kernel has done with them. There is room: each call leaves the ring empty.
+            // SAFETY: `owed`, `message`, and what that points at, stay as they are until `finish` has returned, when
+            // the kernel has done with them. There is room: a call leaves the queue empty, or the ring broken.
             unsafe { queue.push(&entry) }.map_err(io::Error::other)?;
         }
         drop(queue);
@@ -53,15 +55,13 @@ impl Uring {
         Ok(landing.told(&message, n))
     }
 
-    /// Waits for so many, and says how giving back and receiving have ended. It does not return before: the kernel would
-    /// write to what is no longer there.
+    /// Waits for so many, and says how giving back and receiving have ended. What the kernel has taken it has also done
+    /// with when this returns: nothing of it waits (MSG_DONTWAIT), and what a failed call has left in the queue is never
+    /// submitted.
     fn finish(&mut self, mut left: usize) -> (io::Result<()>, io::Result<usize>) {
         let (mut given, mut received) = (Ok(()), Ok(0));
-        while left > 0 {
-            if let Err(e) = self.ring.submit_and_wait(left) {
-                // Nothing that we ask for can be refused for good, but for a lack of memory, or a signal.
-                tracing::trace!(error = %e, "io_uring_enter");
-            }
+        loop {
+            let entered = self.ring.submit_and_wait(left);
             for entry in self.ring.completion() {
                 left -= 1;
                 let result = if entry.result() < 0 {
@@ -74,8 +74,20 @@ impl Uring {
                     _ => received = result,
                 }
             }
+            match entered {
+                _ if left == 0 => return (given, received),
+                Err(e) if !matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+                    self.broken = true;
+                    return (given, Err(e));
+                }
+                _ => {}
+            }
         }
-        (given, received)
+    }
+
+    /// The kernel no longer takes anything, as after a program has closed all descriptors.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
     }
 }
 

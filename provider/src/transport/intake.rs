@@ -1,5 +1,5 @@
-//! How payload is taken in from lanes, and the memory that it came in goes back to the queue: by a call each, or both by
-//! one of io_uring.
+//! How payload is taken in from lanes, and the memory that it came in goes back to the queue: by a call each, or both
+//! by one of io_uring.
 
 use std::fmt::Debug;
 use std::io;
@@ -11,9 +11,8 @@ use crate::sys::uring::Uring;
 
 /// A way to receive.
 pub(crate) trait Intake: Debug + Send {
-    /// Gives the memory of `owed`, pieces that came by this socket before, back to the queue, whatever else becomes of the
-    /// call; then receives as [`devmem::recv`] does. Says how many bytes came, and how many system calls the giving back
-    /// took.
+    /// Gives the memory of `owed`, pieces that came by this socket before, back to the queue, whatever else becomes of
+    /// the call; then receives as [`devmem::recv`] does. `calls` grows by the system calls that only gave back.
     ///
     /// # Errors
     /// Those of both.
@@ -23,7 +22,8 @@ pub(crate) trait Intake: Debug + Send {
         owed: &[Piece],
         landing: &mut Landing,
         len: usize,
-    ) -> io::Result<(usize, u64)>;
+        calls: &mut u64,
+    ) -> io::Result<usize>;
 }
 
 /// The way that the environment asks for, if this kernel has it.
@@ -48,9 +48,10 @@ impl Intake for Each {
         owed: &[Piece],
         landing: &mut Landing,
         len: usize,
-    ) -> io::Result<(usize, u64)> {
-        let calls = give_back(socket, owed)?;
-        Ok((devmem::recv(socket, landing, len)?, calls))
+        calls: &mut u64,
+    ) -> io::Result<usize> {
+        *calls += give_back(socket, owed)?;
+        devmem::recv(socket, landing, len)
     }
 }
 
@@ -67,13 +68,18 @@ impl Intake for Both {
         owed: &[Piece],
         landing: &mut Landing,
         len: usize,
-    ) -> io::Result<(usize, u64)> {
+        calls: &mut u64,
+    ) -> io::Result<usize> {
+        if self.ring.is_broken() {
+            return Each.receive(socket, owed, landing, len, calls);
+        }
         let mut batches = batches(owed);
         let last = batches.pop().unwrap_or_default();
         for batch in &batches {
             devmem::give_back(socket, batch)?;
+            *calls += 1;
         }
-        Ok((self.ring.recv(socket, &last, landing, len)?, batches.len() as u64))
+        self.ring.recv(socket, &last, landing, len)
     }
 }
 
@@ -147,16 +153,17 @@ mod tests {
         let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (here, _) = listener.accept().unwrap();
         let mut landing = Landing::new(16);
-        let nothing = intake.receive(here.as_fd(), &[], &mut landing, 4).unwrap_err();
+        let mut receive = |landing: &mut Landing, len| intake.receive(here.as_fd(), &[], landing, len, &mut 0);
+        let nothing = receive(&mut landing, 4).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         there.write_all(b"payload").unwrap();
         drop(there);
-        match intake.receive(here.as_fd(), &[], &mut landing, 4) {
-            Ok(came) => {
-                assert_eq!((came, landing.pieces.as_slice()), ((4, 0), [Piece::Host { len: 4 }].as_slice()));
+        match receive(&mut landing, 4) {
+            Ok(n) => {
+                assert_eq!((n, landing.pieces.as_slice()), (4, [Piece::Host { len: 4 }].as_slice()));
                 assert_eq!(landing.bytes()[..4], *b"payl");
-                assert_eq!(intake.receive(here.as_fd(), &[], &mut landing, 16).unwrap(), (3, 0));
-                assert_eq!(intake.receive(here.as_fd(), &[], &mut landing, 16).unwrap(), (0, 0));
+                assert_eq!(receive(&mut landing, 16).unwrap(), 3);
+                assert_eq!(receive(&mut landing, 16).unwrap(), 0);
             }
             // A kernel without device memory.
             Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EFAULT)),

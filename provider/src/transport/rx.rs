@@ -123,8 +123,8 @@ impl Receiver {
     }
 }
 
-/// How much of the memory that is bound its queue must do without, at most: counted by blocks as large as the pages that
-/// the memory is bound in if the NIC can do that, as one byte held is a page less.
+/// How much of the memory that is bound its queue must do without, at most: counted by blocks as large as the pages
+/// that the memory is bound in if the NIC can do that, as one byte held is a page less.
 #[derive(Debug)]
 struct HeldBlocks {
     /// Pieces held of each block.

@@ -1,8 +1,8 @@
 //! How an interface was before `dmverbs nic setup`: a file in /run, which the next boot starts without.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use dmverbs_netdev::Ethtool;
@@ -68,11 +68,11 @@ impl Record {
     }
 }
 
-/// Waits for its turn: whoever changes interfaces holds this.
+/// Waits for its turn: whoever changes interfaces holds this, and nobody else may.
 pub fn turn() -> Result<File, Failure> {
     let path = Path::new(FOLDER).join("nic.lock");
     state::create()
-        .and_then(|()| File::create(&path))
+        .and_then(|()| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path))
         .and_then(|file| Ok(flock(&file, FlockOperation::LockExclusive).map(|()| file)?))
         .map_err(|e| at(&path, &e))
 }
