@@ -2,16 +2,18 @@
 /*
  * RC between two processes, from and to memory of a choice.
  *
- *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]
+ *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-i BYTES]
  *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST
+ *   devverbs early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
  * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
  * offsets; what arrives is compared by checksum, and so are the bytes before and behind it. "speed" measures one
  * operation; what is received in place is looked at once. "hold" has the server hold as many messages, received in
- * place, as are -n bytes. With -w these two say "ready" before, and "done" after, and wait for a line each time. The
+ * place, as are -n bytes. "early" sends as many messages as a server with -i has receives posted before its queue pairs
+ * are connected, in place. With -w these three say "ready" before, and "done" after, and wait for a line each time. The
  * server serves one client, and ends with it; with -r it registers its memory anew when that has come.
  */
 
@@ -60,6 +62,7 @@ struct peer {
 static const char *device, *kind = "host", *port = "18600";
 static int gid_index;
 static unsigned int qps = 1;
+static uint32_t early_len;
 static struct memory memory;
 static struct ibv_context *context;
 static struct ibv_pd *pd;
@@ -139,6 +142,13 @@ static void prepare(void)
 	register_memory();
 }
 
+static void receive_in_place(unsigned int which, uint32_t len)
+{
+	errno = dmv_post_recv(qp[which], mr, len, which);
+	if (errno)
+		die("dmv_post_recv");
+}
+
 /* Both sides make as many QPs as the client says, and tell each other of them. */
 static void connect_qps(int fd)
 {
@@ -148,7 +158,7 @@ static void connect_qps(int fd)
 	};
 	struct ibv_qp_attr attr;
 	struct peer ours = { .rkey = mr->rkey, .qps = qps };
-	unsigned int i;
+	unsigned int i, n;
 
 	if (ibv_query_gid(context, 1, gid_index, &ours.gid))
 		die("ibv_query_gid");
@@ -167,6 +177,8 @@ static void connect_qps(int fd)
 		};
 		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS))
 			die("INIT");
+		for (n = 0; early_len && n < DEPTH; n++)
+			receive_in_place(i, early_len);
 		attr = (struct ibv_qp_attr){
 			.qp_state = IBV_QPS_RTR, .path_mtu = IBV_MTU_1024, .dest_qp_num = theirs.qpn[i],
 			.max_dest_rd_atomic = 4, .min_rnr_timer = 12,
@@ -236,13 +248,6 @@ static void receive(unsigned int which, uint64_t at, uint32_t len)
 
 	if (ibv_post_recv(qp[which], &wr, &bad))
 		die("ibv_post_recv");
-}
-
-static void receive_in_place(unsigned int which, uint32_t len)
-{
-	errno = dmv_post_recv(qp[which], mr, len, which);
-	if (errno)
-		die("dmv_post_recv");
 }
 
 static struct dmv_message take(unsigned int which)
@@ -538,6 +543,27 @@ static int hold(int fd, uint32_t size, uint64_t total, bool waits)
 	return wrong != 0;
 }
 
+/* The server has posted its receives before it was connected. */
+static int early(int fd, uint32_t size, bool waits)
+{
+	unsigned int wrong = 0, i;
+
+	if (waits)
+		wait_for_line("ready");
+	for (i = 0; i < DEPTH; i++) {
+		memory_fill(&memory, 0, size, i);
+		ask(0, SEND_IN_PLACE, 0, 0, size);
+		await(1);
+		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+		tell(fd, (struct command){ .what = GATHER, .at = 0 });
+		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, i);
+	}
+	printf("%u of %u messages right\n", DEPTH - wrong, DEPTH);
+	if (waits)
+		wait_for_line("done");
+	return wrong != 0;
+}
+
 static int control(const char *host)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = host ? 0 : AI_PASSIVE, .ai_family = AF_INET6 };
@@ -572,10 +598,10 @@ static int control(const char *host)
 
 static void usage(void)
 {
-	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r]\n"
+	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-i BYTES]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
 	      "  [-k N] [-w] HOST\n"
-	      "devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
+	      "devverbs hold|early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
 	exit(2);
 }
 
@@ -587,7 +613,7 @@ int main(int argc, char **argv)
 	unsigned int i;
 	bool server, waits = false, anew = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:rw")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:rw")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -601,6 +627,7 @@ int main(int argc, char **argv)
 				operation++;
 			break;
 		case 'k': every = strtoul(optarg, NULL, 0); break;
+		case 'i': early_len = strtoul(optarg, NULL, 0); break;
 		case 'r': anew = true; break;
 		case 'w': waits = true; break;
 		default: usage();
@@ -634,6 +661,8 @@ int main(int argc, char **argv)
 		speed(fd, operation, size, total, waits);
 	else if (!strcmp(argv[optind], "hold"))
 		status = hold(fd, size, total, waits);
+	else if (!strcmp(argv[optind], "early"))
+		status = early(fd, size, waits);
 	else
 		usage();
 	if (!server)
