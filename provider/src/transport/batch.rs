@@ -286,8 +286,7 @@ impl Queue {
             // Notices will come, and with them room for more.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.is_waiting() => Ok(Wait::Notices),
             Err(e) if is_refusal(&e) => {
-                // By another interface than this socket's route leads to, it can be sent.
-                if e.raw_os_error() != Some(libc::ENODEV) {
+                if !is_of_the_route(&e) {
                     payload.binding.refused(&e);
                 }
                 self.rescue(payload)?;
@@ -333,9 +332,16 @@ impl Queue {
     }
 }
 
-/// Whether the kernel will never take this payload from the device on this socket.
+/// Whether the kernel does not take this payload from the device on this socket.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP | libc::EFAULT | libc::ENOBUFS))
+    is_of_the_route(error)
+        || matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EFAULT | libc::ENOBUFS))
+}
+
+/// Whether that is no matter of the device: another payload, or another socket, may well be taken. The route leads to
+/// another interface (ENODEV), or nowhere as long as the link is down (EHOSTUNREACH; net_devmem_get_binding()).
+fn is_of_the_route(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EHOSTUNREACH))
 }
 
 /// Batches not in use: a QP holds one only while bytes are on their way, so that idle QPs cost little memory.
