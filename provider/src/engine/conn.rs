@@ -10,18 +10,18 @@ use parking_lot::{Mutex, MutexGuard};
 use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
-use super::lane::{LaneIn, LaneOut, on_device};
+use super::lane::{LaneIn, on_device};
+use super::link::{Link, fair_window};
 use super::message::Messages;
-use super::receive::{Inbox, Received, Staging};
+use super::receive::{Received, Staging};
 use super::send::{Filler, Nowhere};
-use super::{LANE_OUT, MAX_MESSAGE, Progress};
+use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{
     AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic,
 };
-use crate::sys::epoll::Epoll;
-use crate::sys::socket::{self, Iov};
-use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
+use crate::sys::socket::Iov;
+use crate::transport::{Flushed, Stream};
 
 /// Requests that gather while the peer is busy with earlier ones are sent when there are this many, or this many
 /// bytes, or the lesser number of both: one call for all of perftest's window of 128 when the messages are tiny, half
@@ -41,15 +41,6 @@ const BURST_BYTES: u64 = 16 << 10;
 
 /// What stands for receives where keys are named.
 pub(super) const RECEIVES: u32 = 0;
-
-/// What a connection has on its way: what is more would wait in the kernel, and be out of the processors' caches when
-/// its turn comes. A path that holds more gets twice as much as it holds, which is looked at when so many windows have
-/// been sent and one is full.
-const WINDOW: proto::Window = proto::Window { bytes: 2 << 20, requests: 3 };
-const LOOK_WINDOWS: u64 = 4;
-/// Bytes that the connections of a process have on their way together, where that is enough for a request of each: what
-/// waits in all sockets beyond tcp_mem (tcp(7)), the kernel drops.
-const ALL_WINDOWS: u64 = 256 << 20;
 
 /// What of a QP the progress engine works on.
 #[derive(Debug)]
@@ -121,23 +112,6 @@ pub(super) struct Answer {
     pub(super) memory: Span,
     /// It is wanted on the lane.
     pub(super) by_lane: bool,
-}
-
-/// A connected stream with what is half sent and half received.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) stream: Stream,
-    pub(super) notices: Notices,
-    pub(super) lane_out: Option<LaneOut>,
-    pub(super) lane_in: Option<LaneIn>,
-    batch: Option<Batch>,
-    pub(super) inbox: Inbox,
-    /// What had been sent when the window was last chosen, and the window.
-    chosen: (u64, proto::Window),
-    /// Our direction has ended.
-    finished: bool,
-    /// Our direction has failed; the peer's may still bring what was on its way.
-    broken: bool,
 }
 
 impl Conn {
@@ -541,17 +515,7 @@ impl Conn {
         stream.register(self.progress.epoll(), self.token())?;
         let window = fair_window(self.progress, 0);
         inner.engine.set_window(window);
-        inner.link = Some(Link {
-            stream,
-            notices: Notices::default(),
-            lane_out: None,
-            lane_in: None,
-            batch: None,
-            inbox: Inbox::default(),
-            chosen: (0, window),
-            finished: false,
-            broken: false,
-        });
+        inner.link = Some(Link::new(stream, window));
         if let Err(fatal) = inner.engine.connect(theirs, told) {
             self.break_off(inner, &fatal.to_string());
         }
@@ -676,67 +640,6 @@ const EMPTY: Completion = Completion {
     extra: proto::Extra::None,
     solicited: false,
 };
-
-impl Link {
-    /// Sends as much of the batch as the streams take, and waits for them to take more.
-    fn flush(&mut self, traffic: &mut Traffic, epoll: &Epoll, token: u64) -> io::Result<Flushed> {
-        let Link { stream, notices, lane_out, batch: Some(batch), .. } = self else { return Ok(Flushed::All) };
-        let mut control = Outlet { socket: stream.tx(), notices, wait: Wait::Nothing };
-        let mut lane = lane_out.as_mut().map(|lane| Outlet {
-            socket: lane.stream.tx(),
-            notices: &mut lane.notices,
-            wait: Wait::Nothing,
-        });
-        let flushed = batch.flush(&mut control, lane.as_mut());
-        // What the kernel would not take from a device counts as what it is.
-        let (rescued, sends) = batch.take_counts();
-        traffic.device_sends += sends;
-        traffic.device_sent -= rescued;
-        traffic.staged_sent += rescued;
-        let flushed = flushed?;
-        let (wait, lane_wait) = (control.wait, lane.map(|lane| lane.wait));
-        if flushed == Flushed::All {
-            batch.clear();
-        }
-        stream.set_wait(wait, epoll, token)?;
-        if let (Some(lane), Some(wait)) = (lane_out, lane_wait)
-            && lane.is_ready()
-        {
-            lane.stream.set_wait(wait, epoll, LANE_OUT | token)?;
-        }
-        Ok(flushed)
-    }
-
-    /// Whether there is more to look at than the stream: lanes, or memory that the kernel still reads.
-    fn has_lanes(&self) -> bool {
-        self.lane_in.is_some() || self.lane_out.is_some() || self.notices.is_waiting()
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.stream.is_blocked() || self.lane_out.as_ref().is_some_and(LaneOut::is_blocked)
-    }
-
-    /// The window is full: sees now and then whether the path holds more.
-    fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
-        let (flown, window) = self.chosen;
-        if engine.flown() - flown < window.bytes.saturating_mul(LOOK_WINDOWS) {
-            return;
-        }
-        // Only the streams of TCP leave the host.
-        let capacity = socket::path_capacity(self.stream.tx()).unwrap_or(0);
-        self.chosen = (engine.flown(), fair_window(progress, capacity));
-        engine.set_window(self.chosen.1);
-    }
-}
-
-/// The window of one of the process's connections, whose path holds so many bytes.
-fn fair_window(progress: &Progress, path: u64) -> proto::Window {
-    let share = ALL_WINDOWS / progress.registry().len().max(1) as u64;
-    if share < WINDOW.bytes {
-        return proto::Window { bytes: share, requests: 1 };
-    }
-    proto::Window { bytes: path.saturating_mul(2).clamp(WINDOW.bytes, share), ..WINDOW }
-}
 
 fn limits(cap: &QpCap) -> proto::Limits {
     proto::Limits { send_wr: cap.send_wr as usize, recv_wr: cap.recv_wr as usize }

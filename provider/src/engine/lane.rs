@@ -13,7 +13,8 @@ use std::sync::Arc;
 use dmverbs_proto::{Frame, Note, Op, PROBE_LEN, Tick, probe};
 use parking_lot::Mutex;
 
-use super::conn::{Conn, Inner, Link};
+use super::conn::{Conn, Inner};
+use super::link::Link;
 use super::receive::Received;
 use super::{LANE_IN, LANE_LISTENER, LANE_OUT, Progress};
 use crate::config::Devmem;

@@ -7,6 +7,7 @@
 mod bootstrap;
 mod conn;
 mod lane;
+mod link;
 mod links;
 mod message;
 mod receive;
