@@ -99,8 +99,10 @@ impl Link {
         if engine.flown() - flown < window.bytes.saturating_mul(LOOK_WINDOWS) {
             return;
         }
+        let lane = self.lane_out.as_ref().filter(|lane| lane.is_ready()).map(|lane| lane.stream.tx());
         // Only the streams of TCP leave the host.
-        let capacity = socket::path_capacity(self.stream.tx()).unwrap_or(0);
+        let capacities = [Some(self.stream.tx()), lane].into_iter().flatten().map(socket::path_capacity);
+        let capacity = capacities.map(Result::unwrap_or_default).sum();
         self.chosen = (engine.flown(), fair_window(progress, capacity));
         engine.set_window(self.chosen.1);
     }
