@@ -16,6 +16,8 @@ pub struct Config {
     pub ifnames: IfNames,
     /// `DMVERBS_DEVMEM`: whether memory of devices is sent and received without the host where that is possible.
     pub devmem: Devmem,
+    /// `DMVERBS_LANE_PORT`: the TCP port that whoever leased us a queue of a NIC has steered there.
+    pub lane_port: Option<u16>,
     /// Variables called `DMVERBS_…` that mean nothing: mistyped, or of another version.
     unknown: Vec<String>,
 }
@@ -110,6 +112,7 @@ fn parse(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Con
             "DMVERBS_PORT_RANGE" => config.port_range = Some(ports(text()?).map_err(|why| refuse(&why))?),
             "DMVERBS_IFNAMES" => config.ifnames = names(text()?).map_err(|why| refuse(&why))?,
             "DMVERBS_DEVMEM" => config.devmem = devmem(text()?).map_err(refuse)?,
+            "DMVERBS_LANE_PORT" => config.lane_port = Some(port(text()?).map_err(|why| refuse(&why))?),
             _ => config.unknown.push(name.to_owned()),
         }
     }
@@ -118,12 +121,16 @@ fn parse(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Con
 
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (low, high) = text.split_once('-').ok_or("must be LOW-HIGH, two TCP ports")?;
-    let port = |text: &str| text.trim().parse::<u16>().map_err(|_| format!("{text:?} is no TCP port"));
     let (low, high) = (port(low)?, port(high)?);
-    if low == 0 || low > high {
-        return Err("must be LOW-HIGH with 1 <= LOW <= HIGH".into());
+    if low > high {
+        return Err("must be LOW-HIGH with LOW <= HIGH".into());
     }
     Ok(low..=high)
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let port = text.trim().parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| format!("{text:?} is no TCP port"))
 }
 
 fn devmem(text: &str) -> Result<Devmem, &'static str> {
@@ -179,6 +186,8 @@ mod tests {
             parsed(&[("DMVERBS_DEVMEM", "no")]).unwrap_err(),
             "DMVERBS_DEVMEM=\"no\": must be on, off, recvmsg or io_uring"
         );
+        let error = parsed(&[("DMVERBS_LANE_PORT", "0")]).unwrap_err();
+        assert_eq!(error, "DMVERBS_LANE_PORT=\"0\": \"0\" is no TCP port");
         assert!(parsed(&[("DMVERBS_IFNAMES", "a,,b")]).unwrap_err().starts_with("DMVERBS_IFNAMES=\"a,,b\": "));
     }
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
+use std::num::NonZero;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,10 @@ pub struct Run {
     #[arg(long, value_name = "HOW", value_parser = ["on", "off", "recvmsg", "io_uring"])]
     devmem: Option<String>,
 
+    /// The TCP port that `dmverbs nic lease` has steered to a queue for us (sets DMVERBS_LANE_PORT)
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    lane_port: Option<String>,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
     program: Vec<OsString>,
@@ -66,6 +71,7 @@ impl Run {
             ("DMVERBS_PORT_RANGE", &self.port_range),
             ("DMVERBS_IFNAMES", &self.ifnames),
             ("DMVERBS_DEVMEM", &self.devmem),
+            ("DMVERBS_LANE_PORT", &self.lane_port),
         ];
         let mut ours: Vec<(OsString, OsString)> = vec![(LIBDIR_VARIABLE.into(), libdir.path().into())];
         ours.extend(options.into_iter().filter_map(|(name, value)| Some((name.into(), value.as_ref()?.into()))));
@@ -120,12 +126,19 @@ fn c_string(text: &OsStr) -> Result<CString, Failure> {
 }
 
 fn port_range(text: &str) -> Result<String, String> {
-    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no TCP port"));
     let (low, high) = text.split_once('-').ok_or("it must be A-B, two TCP ports")?;
-    match (port(low)?, port(high)?) {
-        (low, high) if 0 < low && low <= high => Ok(text.to_owned()),
-        _ => Err("it must be A-B with 1 <= A <= B".to_owned()),
+    if number(low)? > number(high)? {
+        return Err("it must be A-B with A <= B".to_owned());
     }
+    Ok(text.to_owned())
+}
+
+fn port(text: &str) -> Result<String, String> {
+    number(text).map(|_| text.to_owned())
+}
+
+fn number(text: &str) -> Result<NonZero<u16>, String> {
+    text.parse().map_err(|_| format!("{text:?} is no TCP port"))
 }
 
 fn interfaces(text: &str) -> Result<String, String> {

@@ -113,6 +113,16 @@ impl Ethtool {
         socket::namespace(self.0.socket()).map_err(|error| Refusal::from(error).of("number this network namespace"))
     }
 
+    /// The name of the interface's driver. None where there is no such name, as for `lo`.
+    pub fn driver(&self, ifindex: u32) -> Result<Option<String>, Error> {
+        let name = ioctl::name(self.0.socket(), ifindex);
+        match name.and_then(|name| ioctl::driver(self.0.socket(), name)) {
+            Ok(driver) => Ok(Some(driver)),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+            Err(error) => Err(self.refused(error.into(), "read the driver's name", ifindex)),
+        }
+    }
+
     /// The rings.
     pub fn rings(&self, ifindex: u32) -> Result<Rings, Error> {
         let found = self.ask(MSG_RINGS_GET, ifindex, "read the rings")?;

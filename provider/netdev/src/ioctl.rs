@@ -49,6 +49,15 @@ pub(crate) fn index(socket: &Socket, name: Name) -> io::Result<u32> {
     Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned())
 }
 
+/// The name of an interface's driver.
+pub(crate) fn driver(socket: &Socket, name: Name) -> io::Result<String> {
+    let mut command = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], more: [0; 160] };
+    // SAFETY: for this command the kernel writes one `ethtool_drvinfo`.
+    unsafe { ethtool(socket, name, &mut command) }?;
+    let driver = CStr::from_bytes_until_nul(&command.driver).unwrap_or_default();
+    Ok(driver.to_string_lossy().into_owned())
+}
+
 /// How many rules there are, and how many there can be.
 pub(crate) fn rule_space(socket: &Socket, name: Name) -> io::Result<RuleSpace> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRLCNT);
@@ -144,6 +153,14 @@ impl FlowSpec {
     }
 }
 
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    more: [u8; 160],
+}
+
 /// `struct ethtool_rxnfc` with room for N locations.
 #[repr(C)]
 struct Rxnfc<const N: usize> {
@@ -163,6 +180,7 @@ impl<const N: usize> Rxnfc<N> {
 
 // As `cc` lays them out on 64-bit machines.
 const _: () = {
+    assert!(size_of::<DriverInfo>() == 196);
     assert!(size_of::<FlowSpec>() == 168);
     assert!(offset_of!(FlowSpec, ring_cookie) == 152);
     assert!(offset_of!(FlowSpec, location) == 160);
@@ -201,6 +219,7 @@ unsafe fn control(socket: &Socket, operation: libc::c_ulong, request: &mut libc:
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 // linux/ethtool.h
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
 const ETHTOOL_GRXCLSRULE: u32 = 0x2f;
 const ETHTOOL_GRXCLSRLALL: u32 = 0x30;

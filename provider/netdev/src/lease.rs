@@ -21,17 +21,28 @@ pub struct Lease {
     _netdev: Netdev,
 }
 
-impl Lease {
-    /// Whether there is a queue to take; it needs no privilege to ask.
+/// A queue that may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vacancy {
+    /// One of a NIC, to which nothing comes yet.
+    Own(u32),
+    /// One that a netkit interface has leased of a NIC: what comes to it is up to whoever leased it (`dmverbs nic lease`).
+    Leased(u32),
+}
+
+impl Vacancy {
+    /// A queue of the interface that may be taken; it needs no privilege to ask.
     ///
     /// # Errors
     /// What is missing.
-    pub fn find(ifindex: u32) -> Result<(), Error> {
-        vacant(&Ethtool::open()?, &Netdev::open()?, ifindex).map(drop)
+    pub fn find(ifindex: u32) -> Result<Self, Error> {
+        vacant(&Ethtool::open()?, &Netdev::open()?, ifindex)
     }
+}
 
+impl Lease {
     /// Takes a queue to which RSS spreads nothing, binds the dma-buf to it, and steers this TCP port there, over these
-    /// protocols.
+    /// protocols. Where the queue has been leased, the port is the one that is steered there already.
     ///
     /// It needs CAP_NET_ADMIN, and an interface with header split and such a queue: `dmverbs nic setup` prepares one.
     /// Rules that steer something to that queue already are deleted: who had it before was killed.
@@ -40,15 +51,14 @@ impl Lease {
     /// What is missing, or refused; nothing of what was done stays.
     pub fn take(ifindex: u32, dmabuf: BorrowedFd, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
-        vacant(&ethtool, &netdev, ifindex)?;
-        // These come before the queue is chosen: the rules of somebody who takes one now are not among them.
-        let rules = ethtool.rules(ifindex)?;
-        let queue = vacant(&ethtool, &netdev, ifindex)?;
-        for rule in rules.iter().filter(|rule| rule.queue == Some(queue)) {
-            ethtool.delete_rule(ifindex, rule.location)?;
-        }
-        let bind = |page_size| netdev.bind_rx(ifindex, dmabuf, &[queue], page_size);
-        let binding = bind(Some(LARGE)).or_else(|_| bind(None))?;
+        let queue = match vacant(&ethtool, &netdev, ifindex)? {
+            Vacancy::Leased(queue) => {
+                let binding = bind(&netdev, ifindex, dmabuf, queue)?;
+                return Ok(Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev });
+            }
+            Vacancy::Own(_) => swept(&ethtool, &netdev, ifindex)?,
+        };
+        let binding = bind(&netdev, ifindex, dmabuf, queue)?;
         let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev };
         for &protocol in protocols {
             let spec = RuleSpec { protocol, dst_port: port };
@@ -78,11 +88,72 @@ impl Drop for Lease {
     }
 }
 
+/// A queue of a NIC that a netkit interface has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// Its number at the NIC.
+    pub queue: u32,
+    /// Its number at the netkit interface.
+    pub there: u32,
+}
+
+impl Leased {
+    /// Leases a queue to which RSS spreads nothing to `guest`, as [`Netdev::lease`] does, and steers this TCP port there,
+    /// over these protocols. The rules stay when `guest` is gone, until somebody takes the queue.
+    ///
+    /// # Errors
+    /// What is missing, or refused; nothing of what was done stays.
+    pub fn make(ifindex: u32, guest: u32, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
+        let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
+        let queue = swept(&ethtool, &netdev, ifindex)?;
+        let mut rules = Vec::new();
+        let steered = protocols.iter().try_for_each(|&protocol| {
+            rules.push(ethtool.insert_rule(ifindex, RuleSpec { protocol, dst_port: port }, queue)?);
+            Ok(())
+        });
+        let leased = steered.and_then(|()| netdev.lease(ifindex, queue, guest));
+        if leased.is_err() {
+            for rule in rules {
+                ethtool.delete_rule(ifindex, rule)?;
+            }
+        }
+        Ok(Self { queue, there: leased? })
+    }
+}
+
 /// Bytes of a buffer of the queue, where the NIC has more to offer than a page: fewer pieces to copy.
 const LARGE: u32 = 64 << 10;
 
+fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result<u32, Error> {
+    let bind = |page_size| netdev.bind_rx(ifindex, dmabuf, &[queue], page_size);
+    bind(Some(LARGE)).or_else(|_| bind(None))
+}
+
+/// A queue of the NIC that nobody has, and to which no rule steers any more.
+fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+    // These come before the queue is chosen: the rules of somebody who takes one now are not among them.
+    let rules = ethtool.rules(ifindex)?;
+    let queue = own(ethtool, netdev, ifindex)?;
+    for rule in rules.iter().filter(|rule| rule.queue == Some(queue)) {
+        ethtool.delete_rule(ifindex, rule.location)?;
+    }
+    Ok(queue)
+}
+
+fn vacant(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Vacancy, Error> {
+    if ethtool.driver(ifindex)?.as_deref() != Some("netkit") {
+        return own(ethtool, netdev, ifindex).map(Vacancy::Own);
+    }
+    // Its first queue is of itself.
+    let leased = netdev.rx_queues(ifindex)?.into_iter().rfind(|queue| queue.id > 0 && queue.dmabuf.is_none());
+    leased.map(|queue| Vacancy::Leased(queue.id)).ok_or_else(|| {
+        let message = Some("it has leased none that is free (see `dmverbs nic lease`)".to_owned());
+        ethtool.refused(Refusal { errno: libc::EBUSY, message }, "take a queue", ifindex)
+    })
+}
+
 /// The last queue that nobody has and that RSS spreads nothing to.
-fn vacant(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
     let refused = |errno, message: &str| {
         let refusal = Refusal { errno, message: Some(format!("{message} (see `dmverbs nic`)")) };
         ethtool.refused(refusal, "take a queue", ifindex)
@@ -117,7 +188,7 @@ mod tests {
     #[test]
     fn an_interface_without_header_split_has_none() {
         let lo = Ethtool::open().unwrap().ifindex("lo").unwrap();
-        let error = Lease::find(lo).unwrap_err();
+        let error = Vacancy::find(lo).unwrap_err();
         assert!(error.is_unsupported() && !error.is_denied(), "{error}");
     }
 }

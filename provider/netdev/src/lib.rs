@@ -4,7 +4,7 @@
 //! [`Netdev`] speaks the kernel's generic netlink family `netdev`, [`Ethtool`] the family `ethtool`. Each holds one
 //! netlink socket, of the network namespace in which its thread opened it; every call is one request and waits for its
 //! answer. There is no other state, so threads may share them, and interfaces are named by their index alone.
-//! [`Lease`] is a queue taken by means of both, and [`broker`] what a process without CAP_NET_ADMIN asks to take one.
+//! [`Lease`] is a queue taken by means of both, [`Leased`] one that a netkit interface has, and [`broker`] what a process without CAP_NET_ADMIN asks to take one.
 //!
 //! Two things cannot be said by netlink, and go by `ioctl(SIOCETHTOOL)` on the same socket: steering rules
 //! (`ETHTOOL_SRXCLSRLINS`, `ETHTOOL_GRXCLSRLALL` and the like), and the RSS table of kernels that have no
@@ -23,7 +23,7 @@ mod socket;
 
 pub use error::Error;
 pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, RingsChange};
-pub use lease::Lease;
+pub use lease::{Lease, Leased, Vacancy};
 pub use netdev::{Netdev, RxQueue};
 pub use rules::{Protocol, Rule, RuleSpec};
 pub use socket::{bind_to_interface, bound_interface, namespace, peer};

@@ -20,7 +20,7 @@ pub struct RxQueue {
     pub napi_id: Option<u32>,
     /// The binding whose memory it fills.
     pub dmabuf: Option<u32>,
-    /// Whether io_uring, AF_XDP or a lease has it.
+    /// Whether io_uring or AF_XDP has it, or a netkit interface has leased it.
     pub taken: bool,
 }
 
@@ -72,6 +72,22 @@ impl Netdev {
         .map_err(|refusal| refusal.of(format!("ask whether {} sends from dma-bufs", self.0.interface(ifindex))))
     }
 
+    /// Leases an RX queue of `lender` to `guest`, the peer of a pair of netkit interfaces that was made with room for one
+    /// queue more; returns the number that the queue has there. It is leased until `guest` is deleted.
+    ///
+    /// It needs CAP_NET_ADMIN, and both interfaces in this network namespace; `guest` may then go to another.
+    pub fn lease(&self, lender: u32, queue: u32, guest: u32) -> Result<u32, Error> {
+        let leased = Attributes::new().u32(A_QUEUE_ID, queue).u32(A_QUEUE_TYPE, QUEUE_TYPE_RX);
+        let lease = Attributes::new().u32(A_LEASE_IFINDEX, lender).nested(A_LEASE_QUEUE, leased);
+        let request =
+            Attributes::new().u32(A_QUEUE_IFINDEX, guest).u32(A_QUEUE_TYPE, QUEUE_TYPE_RX).nested(A_QUEUE_LEASE, lease);
+        let made = self.0.ask(CMD_QUEUE_CREATE, request);
+        made.and_then(|made| find_u32(&made, A_QUEUE_ID).ok_or_else(Refusal::malformed)).map_err(|refusal| {
+            let (lender, guest) = (self.0.interface(lender), self.0.interface(guest));
+            refusal.of(format!("lease RX queue {queue} of {lender} to {guest}"))
+        })
+    }
+
     /// The RX queues, by number; none while the interface is down.
     pub fn rx_queues(&self, ifindex: u32) -> Result<Vec<RxQueue>, Error> {
         let found = self
@@ -110,6 +126,7 @@ const NO_DESCRIPTOR: i32 = -1;
 const CMD_QUEUE_GET: u8 = 10;
 const CMD_BIND_RX: u8 = 13;
 const CMD_BIND_TX: u8 = 15;
+const CMD_QUEUE_CREATE: u8 = 16;
 const QUEUE_TYPE_RX: u32 = 0;
 const A_QUEUE_ID: u16 = 1;
 const A_QUEUE_IFINDEX: u16 = 2;
@@ -119,6 +136,8 @@ const A_QUEUE_DMABUF: u16 = 5;
 const A_QUEUE_IO_URING: u16 = 6;
 const A_QUEUE_XSK: u16 = 7;
 const A_QUEUE_LEASE: u16 = 8;
+const A_LEASE_IFINDEX: u16 = 1;
+const A_LEASE_QUEUE: u16 = 2;
 const A_DMABUF_IFINDEX: u16 = 1;
 const A_DMABUF_QUEUES: u16 = 2;
 const A_DMABUF_FD: u16 = 3;

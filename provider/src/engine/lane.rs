@@ -78,6 +78,8 @@ const PAUSE: Tick = 1_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Lanes {
     devmem: Devmem,
+    /// The port that is steered to a queue that has been leased.
+    steered: Option<u16>,
     /// Held by who takes a queue; when one was last asked for in vain.
     taking: Mutex<Option<Tick>>,
     meeting: Mutex<Meeting>,
@@ -91,8 +93,8 @@ struct Meeting {
 }
 
 impl Lanes {
-    pub(super) fn new(devmem: Devmem) -> Lanes {
-        Lanes { devmem, taking: Mutex::default(), meeting: Mutex::default() }
+    pub(super) fn new(devmem: Devmem, steered: Option<u16>) -> Lanes {
+        Lanes { devmem, steered, taking: Mutex::default(), meeting: Mutex::default() }
     }
 
     /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the
@@ -106,7 +108,7 @@ impl Lanes {
         if known.is_some() && failed.is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
-        let receiver = match Receiver::open(ifindex, device, progress.registry.ports()) {
+        let receiver = match Receiver::open(ifindex, device, progress.registry.ports(), self.steered) {
             Ok(receiver) => receiver,
             Err(why) => {
                 tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");

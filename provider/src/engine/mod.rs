@@ -36,7 +36,7 @@ use registry::Registry;
 use report::Reporter;
 use wake::{Plan, Standby, Watch};
 
-use crate::config::Devmem;
+use crate::config::Config;
 use crate::mem::Region;
 use crate::object::Error;
 use crate::sys::epoll::{Epoll, Event, Interest};
@@ -132,7 +132,7 @@ impl Progress {
         }
         let config = crate::config::config()?;
         let engine = ENGINE.get_or_init({
-            let progress = Progress::new(config.port_range.clone(), config.devmem)?;
+            let progress = Progress::new(config)?;
             || progress
         });
         std::thread::Builder::new().name("dmverbs".into()).spawn(|| engine.run())?;
@@ -144,7 +144,8 @@ impl Progress {
         Ok(engine)
     }
 
-    fn new(ports: Option<std::ops::RangeInclusive<u16>>, devmem: Devmem) -> Result<Progress, Error> {
+    fn new(config: &Config) -> Result<Progress, Error> {
+        let devmem = config.devmem;
         let epoll = Epoll::new()?;
         let kick = EventFd::new(false)?;
         epoll.add(kick.as_fd(), KICK, Interest::READ)?;
@@ -169,9 +170,9 @@ impl Progress {
             kick,
             standby: Standby::default(),
             batches: BatchPool::default(),
-            registry: Registry::new(ports),
+            registry: Registry::new(config.port_range.clone()),
             links,
-            lanes: Lanes::new(devmem),
+            lanes: Lanes::new(devmem, config.lane_port),
             bindings: Bindings::new(devmem),
             reporter,
             turn: Mutex::new(turn),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
-use dmverbs_netdev::{Lease, Protocol, bind_to_interface};
+use dmverbs_netdev::{Lease, Protocol, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
@@ -44,7 +44,8 @@ const BOUND: u64 = 32 << 20;
 
 impl Receiver {
     /// Takes a queue to which nothing is spread (`dmverbs nic setup` sees to that), binds memory of `device`'s kind to
-    /// it, and steers a port there. What this process may not do, it asks the broker for.
+    /// it, and steers a port there; `steered` is the one that leads to a queue that has been leased. What this process
+    /// may not do, it asks the broker for.
     ///
     /// # Errors
     /// What is missing.
@@ -52,8 +53,16 @@ impl Receiver {
         ifindex: u32,
         device: &dyn Device,
         ports: Option<RangeInclusive<u16>>,
+        steered: Option<u16>,
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
-        Lease::find(ifindex)?;
+        let ports = match Vacancy::find(ifindex)? {
+            Vacancy::Own(_) => ports,
+            Vacancy::Leased(_) => {
+                let port =
+                    steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
+                Some(port..=port)
+            }
+        };
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
         let (listener, port) = socket::listen(ports)?;

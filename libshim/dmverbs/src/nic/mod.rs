@@ -7,7 +7,7 @@ mod record;
 mod settings;
 
 use clap::{Args, Subcommand};
-use dmverbs_netdev::{Ethtool, Netdev};
+use dmverbs_netdev::{Error, Ethtool, Leased, Netdev, Protocol, Rule, RxQueue};
 
 use crate::failure::Failure;
 use crate::privilege;
@@ -36,9 +36,17 @@ enum Command {
     /// All of it is done or nothing. The record is a file in /run/dmverbs. A second call adds to what the first did;
     /// the record stays that of the first. Calls at the same time take turns.
     Setup(Prepare),
+    /// Lease a queue that `setup` keeps free to a netkit interface, for a container that has no say over the NIC
+    ///
+    /// The container's processes bind device memory to the queue by CAP_NET_ADMIN of their own user namespace, and are
+    /// told of the port by DMVERBS_LANE_PORT. The queue is leased until the netkit interface is deleted; the rules that
+    /// steer the port stay until `restore`, or until somebody takes the queue.
+    Lease(Guest),
+
     /// Put back what `setup` found
     ///
-    /// It is refused while device memory is bound to the interface.
+    /// It is refused while device memory is bound to the interface, or a queue of it is leased. Rules that steer to the
+    /// queues that were kept free are deleted.
     Restore {
         /// The interface
         ifname: String,
@@ -55,12 +63,27 @@ struct Prepare {
     queues: u32,
 }
 
+#[derive(Debug, Args)]
+struct Guest {
+    /// The interface
+    ifname: String,
+
+    /// The peer of a pair of netkit interfaces, made with room for a queue more (`numrxqueues 2`), in this network
+    /// namespace; it can go to the container's when this is done
+    guest: String,
+
+    /// The TCP port to be steered to the queue
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+}
+
 impl Nic {
     /// Does it.
     pub fn run(&self) -> Result<(), Failure> {
         match &self.command {
             Command::Plan(prepare) => prepare.plan(),
             Command::Setup(prepare) => prepare.setup(),
+            Command::Lease(guest) => guest.lease(),
             Command::Restore { ifname } => restore(ifname),
         }
     }
@@ -107,6 +130,20 @@ impl Prepare {
     }
 }
 
+impl Guest {
+    fn lease(&self) -> Result<(), Failure> {
+        require_privilege("lease")?;
+        let _turn = record::turn()?;
+        let Self { ifname, guest, port } = self;
+        let ethtool = Ethtool::open().map_err(Failure::ours)?;
+        let index = |name: &str| ethtool.ifindex(name).map_err(Failure::refused);
+        let leased = Leased::make(index(ifname)?, index(guest)?, *port, &[Protocol::Tcp4, Protocol::Tcp6]);
+        let Leased { queue, there } = leased.map_err(Failure::refused)?;
+        println!("queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there");
+        Ok(())
+    }
+}
+
 fn restore(ifname: &str) -> Result<(), Failure> {
     // Who may not restore hears of it only if there is something to be restored.
     let _turn = if Record::load(ifname)?.is_some() {
@@ -129,22 +166,42 @@ fn restore(ifname: &str) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    refuse_bound(ifname, ifindex)?;
+    refuse_used(ifname, ifindex)?;
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
+    unsteer(&ethtool, ifindex).map_err(Failure::refused)?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
     print(&found.settings, &record.settings);
     Record::remove(ifname)
 }
 
-/// The kernel refuses as well, but not each one does, and not every change.
-fn refuse_bound(ifname: &str, ifindex: u32) -> Result<(), Failure> {
-    let queues = Netdev::open().and_then(|netdev| netdev.rx_queues(ifindex)).map_err(Failure::refused)?;
-    let bound: Vec<String> =
-        queues.iter().filter(|queue| queue.dmabuf.is_some()).map(|queue| queue.id.to_string()).collect();
-    if bound.is_empty() {
-        return Ok(());
+/// Deletes the rules that steer to queues to which RSS spreads nothing: whoever had these is gone.
+fn unsteer(ethtool: &Ethtool, ifindex: u32) -> Result<(), Error> {
+    let spread = ethtool.rss_table(ifindex)?;
+    let stale = |rule: &Rule| rule.queue.is_some_and(|queue| !spread.contains(&queue));
+    for rule in ethtool.rules(ifindex)?.iter().filter(|rule| stale(rule)) {
+        ethtool.delete_rule(ifindex, rule.location)?;
+        println!("steering rule {}: deleted", rule.location);
     }
-    Err(Failure::refused(format!("device memory is bound to {ifname}'s RX queues {}", bound.join(", "))))
+    Ok(())
+}
+
+/// The kernel refuses as well, but not each one does, and not every change.
+fn refuse_used(ifname: &str, ifindex: u32) -> Result<(), Failure> {
+    let queues = Netdev::open().and_then(|netdev| netdev.rx_queues(ifindex)).map_err(Failure::refused)?;
+    let list = |used: fn(&RxQueue) -> bool| {
+        let used = queues.iter().filter(|queue| used(queue)).map(|queue| queue.id.to_string());
+        used.collect::<Vec<_>>().join(", ")
+    };
+    let (bound, taken) = (list(|queue| queue.dmabuf.is_some()), list(|queue| queue.taken));
+    if !bound.is_empty() {
+        return Err(Failure::refused(format!("device memory is bound to {ifname}'s RX queues {bound}")));
+    }
+    if !taken.is_empty() {
+        return Err(Failure::refused(format!(
+            "{ifname}'s RX queues {taken} are leased, or io_uring or AF_XDP has them"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether `setup` would try.

@@ -47,9 +47,15 @@ impl Installation {
     pub fn plain<S: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program);
         command.args(args).env("TMPDIR", self.path()).current_dir(self.path());
-        for variable in
-            ["LD_PRELOAD", "LD_LIBRARY_PATH", "DMVERBS_LOG", "DMVERBS_PORT_RANGE", "DMVERBS_IFNAMES", "DMVERBS_DEVMEM"]
-        {
+        for variable in [
+            "LD_PRELOAD",
+            "LD_LIBRARY_PATH",
+            "DMVERBS_LOG",
+            "DMVERBS_PORT_RANGE",
+            "DMVERBS_IFNAMES",
+            "DMVERBS_DEVMEM",
+            "DMVERBS_LANE_PORT",
+        ] {
             command.env_remove(variable);
         }
         command
