@@ -12,9 +12,10 @@
  * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
  * offsets; what arrives is compared by checksum, and so are the bytes before and behind it. "speed" measures one
  * operation; what is received in place is looked at once. "hold" has the server hold as many messages, received in
- * place, as are -n bytes. "early" sends as many messages as a server with -i has receives posted before its queue pairs
- * are connected, in place. With -w these three say "ready" before, and "done" after, and wait for a line each time. The
- * server serves one client, and ends with it; with -r it registers its memory anew when that has come.
+ * place, as are -n bytes; if the client is killed meanwhile, the server says how many of them are right. "early" sends
+ * as many messages as a server with -i has receives posted before its queue pairs are connected, in place. With -w these
+ * three say "ready" before, and "done" after, and wait for a line each time. The server serves one client, and ends with
+ * it; with -r it registers its memory anew when that has come.
  */
 
 #include <dmverbs.h>
@@ -37,6 +38,7 @@
 #define QPS_MAX	   128
 #define DEPTH	   16
 #define HELD_MAX   4096		/* messages */
+#define FIRST_HELD 3		/* seed of the first; the next have the next */
 #define MARGIN	   64		/* bytes that are looked at around what arrives */
 #define UNTOUCHED  0xee
 #define IOVA	   0x10000000UL
@@ -92,13 +94,19 @@ static void put(int fd, const void *from, size_t len)
 		die("send");
 }
 
-static void get(int fd, void *to, size_t len)
+/* False if the other side has ended. */
+static bool heard(int fd, void *to, size_t len)
 {
 	ssize_t n = recv(fd, to, len, MSG_WAITALL);
 
-	if (n < 0)
+	if (n < 0 && errno != ECONNRESET)
 		die("recv");
-	if (n != (ssize_t)len)
+	return n == (ssize_t)len;
+}
+
+static void get(int fd, void *to, size_t len)
+{
+	if (!heard(fd, to, len))
 		complain("recv", "the other side has ended");
 }
 
@@ -260,9 +268,10 @@ static struct dmv_message take(unsigned int which)
 	return message;
 }
 
-/* Copies a message to where it can be looked at. */
-static void gather(const struct dmv_message *message, uint64_t at)
+/* Copies a message to where it can be looked at; returns its length. */
+static uint32_t gather(const struct dmv_message *message, uint64_t at)
 {
+	uint64_t start = at;
 	uint32_t i;
 
 	for (i = 0; i < message->num_pieces; i++) {
@@ -274,6 +283,7 @@ static void gather(const struct dmv_message *message, uint64_t at)
 			memory_store(&memory, at, (const void *)piece->at, piece->length);
 		at += piece->length;
 	}
+	return at - start;
 }
 
 static void give_back(unsigned int which, const struct dmv_message *message)
@@ -340,6 +350,20 @@ static void stream(bool in_place, uint64_t count, uint64_t at, uint32_t len)
 	}
 }
 
+/* What messages are held have, by their order, when their sender is gone. */
+static void outlive(const struct dmv_message *held, unsigned int count)
+{
+	unsigned int right = 0, i;
+	uint32_t len;
+
+	for (i = count; i--;) {
+		len = gather(&held[i], 0);
+		give_back(0, &held[i]);
+		right += memory_sum(&memory, 0, len) == sum_of_seed(len, i + FIRST_HELD);
+	}
+	printf("%u of %u messages outlived their sender\n", right, count);
+}
+
 static void serve(int fd)
 {
 	static struct dmv_message held[HELD_MAX];
@@ -350,7 +374,10 @@ static void serve(int fd)
 
 	for (;;) {
 		sum = 0;
-		get(fd, &command, sizeof(command));
+		if (holds && !heard(fd, &command, sizeof(command)))
+			return outlive(held, holds);
+		if (!holds)
+			get(fd, &command, sizeof(command));
 		switch (command.what) {
 		case FILL:
 			memory_fill(&memory, command.at, command.len, command.seed);
@@ -522,7 +549,7 @@ static int hold(int fd, uint32_t size, uint64_t total, bool waits)
 	if (waits)
 		wait_for_line("ready");
 	for (i = 0; i < count; i++) {
-		memory_fill(&memory, 0, size, i + 3);
+		memory_fill(&memory, 0, size, i + FIRST_HELD);
 		tell(fd, (struct command){ .what = RECEIVE_IN_PLACE, .len = size });
 		ask(0, SEND_IN_PLACE, 0, 0, size);
 		await(1);
@@ -534,7 +561,7 @@ static int hold(int fd, uint32_t size, uint64_t total, bool waits)
 	/* All others have come, and would have been put where these are if that were free. */
 	while (i--) {
 		tell(fd, (struct command){ .what = RETURN, .at = 0 });
-		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, i + 3);
+		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, i + FIRST_HELD);
 	}
 	wrong += !check_one(fd, 0, SEND_IN_PLACE, size, 2);
 	printf("%lu of %lu messages right\n", count + 2 - wrong, count + 2);
