@@ -4,10 +4,11 @@
  * a udmabuf, or the soft accelerator's.
  *
  *   devmem receive -i IFNAME -a ADDRESS [-m MEMORY] [-p PORT] [-q FIRST:COUNT]
- *                  [-b BYTES]
+ *                  [-b BYTES] [-z]
  *   devmem send    -i IFNAME -a ADDRESS [-m MEMORY] [-p PORT] [-n BYTES]
  *
- * The receiver binds its memory to the queues, in buffers of 4096 or -b bytes;
+ * The receiver binds its memory to the queues, in buffers of 4096 or -b bytes,
+ * or with -z registers it for io_uring's zero-copy receive from the first one;
  * steering the stream there is left to the caller. What arrives is copied to a
  * second buffer, by the accelerator's engine if it is the accelerator's. Each
  * end prints one line of what it has seen, in bytes: the two must agree on
@@ -40,6 +41,8 @@
 #include <linux/errqueue.h>
 #include <linux/udmabuf.h>
 #include <linux/uio.h>
+#include <linux/io_uring.h>	/* before liburing's, which may be older */
+#include <liburing.h>
 #include <softaccel.h>
 #include <ynl.h>
 
@@ -56,6 +59,7 @@ static const char *ifname, *address, *port = "5201", *kind = "udmabuf";
 static unsigned int first_queue = 1, queue_count = 1;
 static unsigned long stream_size = 64UL << 20;
 static unsigned long buffer_size;
+static bool by_zcrx;
 
 static void die(const char *what)
 {
@@ -427,19 +431,148 @@ static void give_back(int fd, struct msghdr *msg, struct received *received)
 	return_tokens(fd, received);
 }
 
-static void receive(void)
+/* The first bytes are there. */
+static void begin(double *start, double *busy_before)
+{
+	if (*start)
+		return;
+	*start = now();
+	*busy_before = busy();
+}
+
+#define REFILLS	4096		/* of the ring that memory goes back by */
+
+/* A ring of io_uring, and the ring by which memory goes back to the queue. */
+struct zcrx {
+	struct io_uring ring;
+	unsigned int *tail, filled;
+	struct io_uring_zcrx_rqe *refills;
+	__u64 token;
+};
+
+static void check(int err, const char *what)
+{
+	if (err >= 0)
+		return;
+	errno = -err;
+	die(what);
+}
+
+static void open_zcrx(struct zcrx *zcrx, int dmabuf)
+{
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_CQE32 |
+			 IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE,
+		.cq_entries = 2 * REFILLS,
+	};
+	size_t size = REFILLS * sizeof(*zcrx->refills) + 4096;
+	unsigned char *refills = host_memory(size).va;
+	struct io_uring_region_desc region = {
+		.user_addr = (__u64)refills,
+		.size = size,
+		.flags = IORING_MEM_REGION_TYPE_USER,
+	};
+	struct io_uring_zcrx_area_reg area = {
+		.len = POOL_SIZE,
+		.flags = IORING_ZCRX_AREA_DMABUF,
+		.dmabuf_fd = dmabuf,
+	};
+	struct io_uring_zcrx_ifq_reg reg = {
+		.if_idx = if_nametoindex(ifname),
+		.if_rxq = first_queue,
+		.rq_entries = REFILLS,
+		.area_ptr = (__u64)&area,
+		.region_ptr = (__u64)&region,
+		.rx_buf_len = buffer_size,
+	};
+
+	check(io_uring_queue_init_params(64, &zcrx->ring, &params), "io_uring");
+	check(io_uring_register(zcrx->ring.ring_fd, IORING_REGISTER_ZCRX_IFQ,
+				&reg, 1), "IORING_REGISTER_ZCRX_IFQ");
+	zcrx->tail = (unsigned int *)(refills + reg.offsets.tail);
+	zcrx->refills = (struct io_uring_zcrx_rqe *)(refills + reg.offsets.rqes);
+	zcrx->token = area.rq_area_token;
+}
+
+static void ask_zcrx(struct zcrx *zcrx, int fd)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&zcrx->ring);
+
+	io_uring_prep_rw(IORING_OP_RECV_ZC, sqe, fd, NULL, 0, 0);
+	sqe->ioprio = IORING_RECV_MULTISHOT;
+}
+
+/* The completions that are there, FRAGS at most; false at the stream's end. */
+static bool take_zcrx(struct zcrx *zcrx, int fd, struct received *received)
+{
+	struct io_uring_cqe *cqe;
+	unsigned int head, count = 0;
+	bool ended = false;
+
+	received->frags = 0;
+	io_uring_for_each_cqe(&zcrx->ring, head, cqe) {
+		struct io_uring_zcrx_cqe *where = (void *)(cqe + 1);
+
+		check(cqe->res, "IORING_OP_RECV_ZC");
+		count++;
+		if (!cqe->res) {
+			ended = true;
+			break;
+		}
+		if (!(cqe->flags & IORING_CQE_F_MORE))
+			ask_zcrx(zcrx, fd);
+		if (total(received) + cqe->res > STREAM_MAX)
+			complain("stream", "too long");
+		received->segments[received->frags++] =
+			(struct softaccel_segment) {
+				.src = where->off & ~IORING_ZCRX_AREA_MASK,
+				.dst = total(received),
+				.len = cqe->res,
+			};
+		received->device += cqe->res;
+		if (received->frags == FRAGS)
+			break;
+	}
+	io_uring_cq_advance(&zcrx->ring, count);
+	return !ended;
+}
+
+static void refill_zcrx(struct zcrx *zcrx, const struct received *received)
+{
+	unsigned int i;
+
+	for (i = 0; i < received->frags; i++)
+		zcrx->refills[zcrx->filled++ % REFILLS] =
+			(struct io_uring_zcrx_rqe) {
+				.off = received->segments[i].src | zcrx->token,
+				.len = received->segments[i].len,
+			};
+	io_uring_smp_store_release(zcrx->tail, zcrx->filled);
+}
+
+static void receive_zcrx(struct zcrx *zcrx, int fd, struct memory *pool,
+			 struct memory *target, struct received *received,
+			 double *start, double *busy_before)
+{
+	bool more = true;
+
+	ask_zcrx(zcrx, fd);
+	while (more) {
+		check(io_uring_submit_and_wait(&zcrx->ring, 1), "io_uring_enter");
+		begin(start, busy_before);
+		more = take_zcrx(zcrx, fd, received);
+		copy(target, pool, received->segments, received->frags);
+		refill_zcrx(zcrx, received);
+	}
+}
+
+static void receive_msg(int fd, struct memory *pool, struct memory *target,
+			struct received *received, double *start,
+			double *busy_before)
 {
 	static char control[FRAGS * CMSG_SPACE(sizeof(struct dmabuf_cmsg))];
 	static char plain[512 << 10];
-	static struct received received;
-	struct memory target = target_memory(STREAM_MAX);
-	struct memory pool = bound_memory(POOL_SIZE);
-	double start = 0, busy_before = 0;
-	int fd;
 
-	if (pool.dmabuf >= 0)
-		bind_rx(pool.dmabuf);
-	fd = accepted();
 	for (;;) {
 		struct iovec iov = { plain, sizeof(plain) };
 		struct msghdr msg = {
@@ -454,14 +587,32 @@ static void receive(void)
 			die("recvmsg");
 		if (!len)
 			break;
-		if (!start) {
-			start = now();
-			busy_before = busy();
-		}
-		take(&msg, len, &target, &received);
-		copy(&target, &pool, received.segments, received.frags);
-		give_back(fd, &msg, &received);
+		begin(start, busy_before);
+		take(&msg, len, target, received);
+		copy(target, pool, received->segments, received->frags);
+		give_back(fd, &msg, received);
 	}
+}
+
+static void receive(void)
+{
+	static struct received received;
+	struct memory target = target_memory(STREAM_MAX);
+	struct memory pool = bound_memory(POOL_SIZE);
+	double start = 0, busy_before = 0;
+	struct zcrx zcrx = { };
+	int fd;
+
+	if (by_zcrx)
+		open_zcrx(&zcrx, pool.dmabuf);
+	else if (pool.dmabuf >= 0)
+		bind_rx(pool.dmabuf);
+	fd = accepted();
+	if (by_zcrx)
+		receive_zcrx(&zcrx, fd, &pool, &target, &received, &start,
+			     &busy_before);
+	else
+		receive_msg(fd, &pool, &target, &received, &start, &busy_before);
 	printf("bytes=%lu device=%lu linear=%lu host=%lu ", total(&received),
 	       received.device, received.linear, received.host);
 	printf("seconds=%.3f cpu=%.2f ", now() - start, busy() - busy_before);
@@ -612,7 +763,7 @@ static void usage(void)
 {
 	fputs("devmem send|receive -i IFNAME -a ADDRESS\n"
 	      "  [-m host|udmabuf|softaccel] [-p PORT] [-n BYTES]\n"
-	      "  [-q FIRST:COUNT] [-b BYTES]\n",
+	      "  [-q FIRST:COUNT] [-b BYTES] [-z]\n",
 	      stderr);
 	exit(2);
 }
@@ -622,7 +773,7 @@ int main(int argc, char **argv)
 	char *end;
 	int c;
 
-	while ((c = getopt(argc, argv, "i:a:m:p:q:n:b:")) != -1) {
+	while ((c = getopt(argc, argv, "i:a:m:p:q:n:b:z")) != -1) {
 		switch (c) {
 		case 'i':
 			ifname = optarg;
@@ -644,6 +795,9 @@ int main(int argc, char **argv)
 			break;
 		case 'b':
 			buffer_size = parse(optarg, &end);
+			break;
+		case 'z':
+			by_zcrx = true;
 			break;
 		case 'n':
 			stream_size = parse(optarg, &end);

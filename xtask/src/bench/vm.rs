@@ -116,11 +116,13 @@ fn parse(line: &str) -> Option<(&str, Run)> {
 /// One name, another, and how a figure of the one divided by that of the other should be.
 type Comparison = (&'static str, &'static str, Figure, Bound);
 
-const COMPARISONS: [Comparison; 16] = [
+const COMPARISONS: [Comparison; 18] = [
     ("iperf3, vhs", "iperf3, veth", Figure::Bandwidth, Bound::AtLeast(1.5)),
     ("udmabuf to udmabuf", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
     ("softaccel to softaccel", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
     ("the same, buffers of 64 KiB", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
+    ("the same, 64 KiB, by zcrx", "the same, buffers of 64 KiB", Figure::Bandwidth, Bound::Shown),
+    ("the same, 64 KiB, by zcrx", "the same, buffers of 64 KiB", Figure::Processor, Bound::Shown),
     ("softaccel to softaccel", "iperf3, vhs", Figure::Bandwidth, Bound::Shown),
     ("host to udmabuf", "host to host", Figure::Bandwidth, Bound::Shown),
     ("host to softaccel", "host to host", Figure::Bandwidth, Bound::Shown),
