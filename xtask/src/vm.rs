@@ -347,7 +347,7 @@ pub const HOST: [&str; 5] = ["mmdebstrap", "qemu-system-x86", "cpio", "xz-utils"
 /// The root's packages besides the kernel.
 const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,procps,iputils-ping,perftest,ibverbs-utils,\
                        ibverbs-providers,socat,linux-source/trixie-backports,linux-libc-dev/trixie-backports,xz-utils,\
-                       libc6-dev,libmnl-dev,liburing-dev,python3-yaml,python3-jsonschema";
+                       libc6-dev,libmnl-dev,liburing-dev,gcc-bpf,libbpf-dev,bpftool,python3-yaml,python3-jsonschema";
 
 /// What is run for a person.
 const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> /dev/ttyS1 >&0 2>&0";
