@@ -440,12 +440,12 @@ static void begin(double *start, double *busy_before)
 	*busy_before = busy();
 }
 
-#define REFILLS	4096		/* of the ring that memory goes back by */
+#define REFILLS	16384		/* of the ring that memory goes back by */
 
 /* A ring of io_uring, and the ring by which memory goes back to the queue. */
 struct zcrx {
 	struct io_uring ring;
-	unsigned int *tail, filled;
+	unsigned int *head, *tail, filled;
 	struct io_uring_zcrx_rqe *refills;
 	__u64 token;
 };
@@ -489,6 +489,7 @@ static void open_zcrx(struct zcrx *zcrx, int dmabuf)
 	check(io_uring_queue_init_params(64, &zcrx->ring, &params), "io_uring");
 	check(io_uring_register(zcrx->ring.ring_fd, IORING_REGISTER_ZCRX_IFQ,
 				&reg, 1), "IORING_REGISTER_ZCRX_IFQ");
+	zcrx->head = (unsigned int *)(refills + reg.offsets.head);
 	zcrx->tail = (unsigned int *)(refills + reg.offsets.tail);
 	zcrx->refills = (struct io_uring_zcrx_rqe *)(refills + reg.offsets.rqes);
 	zcrx->token = area.rq_area_token;
@@ -539,8 +540,11 @@ static bool take_zcrx(struct zcrx *zcrx, int fd, struct received *received)
 
 static void refill_zcrx(struct zcrx *zcrx, const struct received *received)
 {
-	unsigned int i;
+	unsigned int i, used;
 
+	used = zcrx->filled - io_uring_smp_load_acquire(zcrx->head);
+	if (used + received->frags > REFILLS)
+		complain("refill ring", "full");
 	for (i = 0; i < received->frags; i++)
 		zcrx->refills[zcrx->filled++ % REFILLS] =
 			(struct io_uring_zcrx_rqe) {

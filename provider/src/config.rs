@@ -167,6 +167,7 @@ mod tests {
         let config =
             parsed(&[("DMVERBS_PORT_RANGE", "7000-7010"), ("DMVERBS_IFNAMES", "^lo,eth0"), ("HOME", "/")]).unwrap();
         assert_eq!(config.port_range, Some(7000..=7010));
+        assert_eq!(parsed(&[("DMVERBS_LANE_PORT", "18700")]).unwrap().lane_port, Some(18700));
         assert!(!config.ifnames.allow("lo") && config.ifnames.allow("eth1"));
     }
 

@@ -21,28 +21,38 @@ pub struct Lease {
     _netdev: Netdev,
 }
 
-/// A queue that may be taken.
+/// What kind of a queue may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vacancy {
     /// One of a NIC, to which nothing comes yet.
-    Own(u32),
+    Own,
     /// One that a netkit interface has leased of a NIC: what comes to it is up to whoever leased it (`dmverbs nic lease`).
-    Leased(u32),
+    Leased,
 }
 
 impl Vacancy {
-    /// A queue of the interface that may be taken; it needs no privilege to ask.
+    /// What the interface has; it needs no privilege to ask.
     ///
     /// # Errors
     /// What is missing.
     pub fn find(ifindex: u32) -> Result<Self, Error> {
-        vacant(&Ethtool::open()?, &Netdev::open()?, ifindex)
+        let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
+        let vacancy = Self::of(&ethtool, ifindex)?;
+        match vacancy {
+            Self::Own => own(&ethtool, &netdev, ifindex),
+            Self::Leased => leased(&ethtool, &netdev, ifindex),
+        }?;
+        Ok(vacancy)
+    }
+
+    fn of(ethtool: &Ethtool, ifindex: u32) -> Result<Self, Error> {
+        Ok(if ethtool.driver(ifindex)?.as_deref() == Some("netkit") { Self::Leased } else { Self::Own })
     }
 }
 
 impl Lease {
     /// Takes a queue to which RSS spreads nothing, binds the dma-buf to it, and steers this TCP port there, over these
-    /// protocols. Where the queue has been leased, the port is the one that is steered there already.
+    /// protocols. Where the queue has been leased, the port is left to whoever leased it.
     ///
     /// It needs CAP_NET_ADMIN, and an interface with header split and such a queue: `dmverbs nic setup` prepares one.
     /// Rules that steer something to that queue already are deleted: who had it before was killed.
@@ -51,12 +61,9 @@ impl Lease {
     /// What is missing, or refused; nothing of what was done stays.
     pub fn take(ifindex: u32, dmabuf: BorrowedFd, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
-        let queue = match vacant(&ethtool, &netdev, ifindex)? {
-            Vacancy::Leased(queue) => {
-                let binding = bind(&netdev, ifindex, dmabuf, queue)?;
-                return Ok(Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev });
-            }
-            Vacancy::Own(_) => swept(&ethtool, &netdev, ifindex)?,
+        let (queue, protocols) = match Vacancy::of(&ethtool, ifindex)? {
+            Vacancy::Own => (swept(&ethtool, &netdev, ifindex)?, protocols),
+            Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, [].as_slice()),
         };
         let binding = bind(&netdev, ifindex, dmabuf, queue)?;
         let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev };
@@ -80,11 +87,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        for &rule in &self.rules {
-            if let Err(e) = self.ethtool.delete_rule(self.ifindex, rule) {
-                tracing::warn!("a steering rule stays: {e}");
-            }
-        }
+        delete(&self.ethtool, self.ifindex, &self.rules);
     }
 }
 
@@ -102,22 +105,28 @@ impl Leased {
     /// over these protocols. The rules stay when `guest` is gone, until somebody takes the queue.
     ///
     /// # Errors
-    /// What is missing, or refused; nothing of what was done stays.
+    /// What is missing, or refused. If that is a rule, none stays, but the queue is leased until `guest` is deleted.
     pub fn make(ifindex: u32, guest: u32, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let queue = swept(&ethtool, &netdev, ifindex)?;
+        let there = netdev.lease(ifindex, queue, guest)?;
         let mut rules = Vec::new();
         let steered = protocols.iter().try_for_each(|&protocol| {
             rules.push(ethtool.insert_rule(ifindex, RuleSpec { protocol, dst_port: port }, queue)?);
             Ok(())
         });
-        let leased = steered.and_then(|()| netdev.lease(ifindex, queue, guest));
-        if leased.is_err() {
-            for rule in rules {
-                ethtool.delete_rule(ifindex, rule)?;
-            }
+        if steered.is_err() {
+            delete(&ethtool, ifindex, &rules);
         }
-        Ok(Self { queue, there: leased? })
+        steered.map(|()| Self { queue, there })
+    }
+}
+
+fn delete(ethtool: &Ethtool, ifindex: u32, rules: &[u32]) {
+    for &rule in rules {
+        if let Err(e) = ethtool.delete_rule(ifindex, rule) {
+            tracing::warn!("a steering rule stays: {e}");
+        }
     }
 }
 
@@ -140,14 +149,10 @@ fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error>
     Ok(queue)
 }
 
-fn vacant(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Vacancy, Error> {
-    if ethtool.driver(ifindex)?.as_deref() != Some("netkit") {
-        return own(ethtool, netdev, ifindex).map(Vacancy::Own);
-    }
-    // Its first queue is of itself.
-    let leased = netdev.rx_queues(ifindex)?.into_iter().rfind(|queue| queue.id > 0 && queue.dmabuf.is_none());
-    leased.map(|queue| Vacancy::Leased(queue.id)).ok_or_else(|| {
-        let message = Some("it has leased none that is free (see `dmverbs nic lease`)".to_owned());
+/// The last queue of a netkit interface that was leased to it, and that nobody has. Its first one is of itself.
+fn leased(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+    choose(&netdev.rx_queues(ifindex)?, &[0]).ok_or_else(|| {
+        let message = Some("none that it has leased is free (see `dmverbs nic lease`), or it is down".to_owned());
         ethtool.refused(Refusal { errno: libc::EBUSY, message }, "take a queue", ifindex)
     })
 }

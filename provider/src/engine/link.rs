@@ -102,7 +102,8 @@ impl Link {
         let lane = self.lane_out.as_ref().filter(|lane| lane.is_ready()).map(|lane| lane.stream.tx());
         // Only the streams of TCP leave the host.
         let capacities = [Some(self.stream.tx()), lane].into_iter().flatten().map(socket::path_capacity);
-        let capacity = capacities.map(Result::unwrap_or_default).sum();
+        // What one of them was seen to hold it may no longer; the other then holds it.
+        let capacity = capacities.map(Result::unwrap_or_default).max().unwrap_or(0);
         self.chosen = (engine.flown(), fair_window(progress, capacity));
         engine.set_window(self.chosen.1);
     }

@@ -94,19 +94,34 @@ pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(Socket, 
     Err(io::Error::new(io::ErrorKind::AddrInUse, what))
 }
 
+/// As [`listen`], on the one port that it can be; connections of a process that is gone may still have it.
+///
+/// # Errors
+/// `EADDRINUSE` if somebody listens there.
+pub(crate) fn listen_again(port: u16) -> io::Result<(Socket, u16)> {
+    listen_with(port, true)
+}
+
 fn listen_on(port: u16) -> io::Result<(Socket, u16)> {
+    listen_with(port, false)
+}
+
+fn listen_with(port: u16, again: bool) -> io::Result<(Socket, u16)> {
     let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let socket = match listen_at(any6) {
+    let socket = match listen_at(any6, again) {
         Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) || e.kind() == io::ErrorKind::AddrNotAvailable => {
-            listen_at(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+            listen_at(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), again)
         }
         result => result,
     }?;
     Ok((socket.0, socket.1.port()))
 }
 
-fn listen_at(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+fn listen_at(at: SocketAddr, again: bool) -> io::Result<(Socket, SocketAddr)> {
     let socket = stream(at)?;
+    if again {
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
     bind(&socket, at)?;
     // SAFETY: no pointers are involved.
     check(unsafe { libc::listen(socket.as_fd().as_raw_fd(), 1024) })?;

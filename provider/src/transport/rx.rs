@@ -55,17 +55,17 @@ impl Receiver {
         ports: Option<RangeInclusive<u16>>,
         steered: Option<u16>,
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
-        let ports = match Vacancy::find(ifindex)? {
-            Vacancy::Own(_) => ports,
-            Vacancy::Leased(_) => {
-                let port =
-                    steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
-                Some(port..=port)
-            }
-        };
+        let vacancy = Vacancy::find(ifindex)?;
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
-        let (listener, port) = socket::listen(ports)?;
+        let (listener, port) = match vacancy {
+            Vacancy::Own => socket::listen(ports)?,
+            Vacancy::Leased => {
+                let port =
+                    steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
+                socket::listen_again(port).map_err(|e| format!("DMVERBS_LANE_PORT={port}: {e}"))?
+            }
+        };
         let (binding, hold) = match Lease::take(ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]) {
             Ok(lease) => (lease.binding(), Hold::Own { _lease: lease }),
             Err(denied) if denied.is_denied() => {

@@ -7,7 +7,7 @@ mod record;
 mod settings;
 
 use clap::{Args, Subcommand};
-use dmverbs_netdev::{Error, Ethtool, Leased, Netdev, Protocol, Rule, RxQueue};
+use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue};
 
 use crate::failure::Failure;
 use crate::privilege;
@@ -40,13 +40,13 @@ enum Command {
     ///
     /// The container's processes bind device memory to the queue by CAP_NET_ADMIN of their own user namespace, and are
     /// told of the port by DMVERBS_LANE_PORT. The queue is leased until the netkit interface is deleted; the rules that
-    /// steer the port stay until `restore`, or until somebody takes the queue.
+    /// steer the port stay until somebody takes the queue.
     Lease(Guest),
 
     /// Put back what `setup` found
     ///
-    /// It is refused while device memory is bound to the interface, or a queue of it is leased. Rules that steer to the
-    /// queues that were kept free are deleted.
+    /// It is refused while the interface is up and device memory is bound to it, or io_uring, AF_XDP or a lease has a
+    /// queue of it.
     Restore {
         /// The interface
         ifname: String,
@@ -168,21 +168,9 @@ fn restore(ifname: &str) -> Result<(), Failure> {
     };
     refuse_used(ifname, ifindex)?;
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
-    unsteer(&ethtool, ifindex).map_err(Failure::refused)?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
     print(&found.settings, &record.settings);
     Record::remove(ifname)
-}
-
-/// Deletes the rules that steer to queues to which RSS spreads nothing: whoever had these is gone.
-fn unsteer(ethtool: &Ethtool, ifindex: u32) -> Result<(), Error> {
-    let spread = ethtool.rss_table(ifindex)?;
-    let stale = |rule: &Rule| rule.queue.is_some_and(|queue| !spread.contains(&queue));
-    for rule in ethtool.rules(ifindex)?.iter().filter(|rule| stale(rule)) {
-        ethtool.delete_rule(ifindex, rule.location)?;
-        println!("steering rule {}: deleted", rule.location);
-    }
-    Ok(())
 }
 
 /// The kernel refuses as well, but not each one does, and not every change.

@@ -88,9 +88,10 @@ fn the_environment_has_the_libraries_in_front_and_nothing_twice() {
 #[test]
 fn options_become_variables() {
     let dmverbs = Installation::new();
-    let show = "echo $DMVERBS_LOG $DMVERBS_PORT_RANGE $DMVERBS_IFNAMES";
-    let options = ["run", "--log", "debug", "--port-range", "7000-7010", "--ifnames", "lo", "sh", "-c", show];
-    assert_eq!(stdout(dmverbs.command(&options)), "debug 7000-7010 lo\n");
+    let show = "echo $DMVERBS_LOG $DMVERBS_PORT_RANGE $DMVERBS_IFNAMES $DMVERBS_LANE_PORT";
+    let options = ["--log", "debug", "--port-range", "7000-7010", "--ifnames", "lo", "--lane-port", "7011"];
+    let words = [&["run"], options.as_slice(), &["sh", "-c", show]].concat();
+    assert_eq!(stdout(dmverbs.command(&words)), "debug 7000-7010 lo 7011\n");
     let mut inherits = dmverbs.command(&["run", "--log", "info", "sh", "-c", show]);
     inherits.env("DMVERBS_LOG", "debug").env("DMVERBS_IFNAMES", "lo");
     assert_eq!(stdout(inherits), "info lo\n");
@@ -104,6 +105,7 @@ fn bad_options_are_refused() {
         (vec!["run", "--bogus", "true"], "--bogus"),
         (vec!["run", "--port-range", "9-3", "true"], "9-3"),
         (vec!["run", "--ifnames", "a,,b", "true"], "a,,b"),
+        (vec!["run", "--lane-port", "0", "true"], "'0'"),
         (vec!["libdir", "x"], "'x'"),
         (vec!["bogus"], "bogus"),
     ] {
