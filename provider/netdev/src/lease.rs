@@ -140,6 +140,8 @@ fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result
 
 /// A queue of the NIC that nobody has, and to which no rule steers any more.
 fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+    // Who lacks more than rules is told of that.
+    own(ethtool, netdev, ifindex)?;
     // These come before the queue is chosen: the rules of somebody who takes one now are not among them.
     let rules = ethtool.rules(ifindex)?;
     let queue = own(ethtool, netdev, ifindex)?;
