@@ -19,7 +19,8 @@
  */
 
 #define _GNU_SOURCE
-#define __iovec_defined	1	/* by linux/uio.h */
+
+#include "devmem.h"
 
 #include <stddef.h>
 #include <errno.h>
@@ -40,34 +41,28 @@
 #include <linux/dma-buf.h>
 #include <linux/errqueue.h>
 #include <linux/udmabuf.h>
-#include <linux/uio.h>
-#include <linux/io_uring.h>	/* before liburing's, which may be older */
-#include <liburing.h>
-#include <softaccel.h>
 #include <ynl.h>
 
 #include "netdev-user.h"
 
-#define POOL_SIZE	(32UL << 20)	/* what is bound to the queues */
 #define SOURCE_SIZE	(16UL << 20)	/* what is sent, over and over */
-#define STREAM_MAX	(256UL << 20)
 #define SEND_SIZE	(256UL << 10)	/* one call */
-#define FRAGS		1024		/* of one recvmsg() */
-#define TOKENS		128		/* of one setsockopt(), tcp.c */
 
-static const char *ifname, *address, *port = "5201", *kind = "udmabuf";
-static unsigned int first_queue = 1, queue_count = 1;
+const char *ifname;
+unsigned int first_queue = 1;
+unsigned long buffer_size;
+static const char *address, *port = "5201", *kind = "udmabuf";
+static unsigned int queue_count = 1;
 static unsigned long stream_size = 64UL << 20;
-static unsigned long buffer_size;
 static bool by_zcrx;
 
-static void die(const char *what)
+void die(const char *what)
 {
 	fprintf(stderr, "devmem: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static void complain(const char *what, const char *why)
+void complain(const char *what, const char *why)
 {
 	fprintf(stderr, "devmem: %s: %s\n", what, why);
 	exit(1);
@@ -114,14 +109,7 @@ static double busy(void)
 	       sysconf(_SC_CLK_TCK);
 }
 
-/* Memory of one of the three kinds; what a kind lacks is -1 or NULL. */
-struct memory {
-	unsigned char *va;
-	int dmabuf;
-	int accel;
-};
-
-static struct memory host_memory(size_t size)
+struct memory host_memory(size_t size)
 {
 	struct memory memory = { .dmabuf = -1, .accel = -1 };
 
@@ -204,8 +192,8 @@ static void synchronize(struct memory *memory, __u64 flags)
 }
 
 /* From @from, or from plain memory if that is NULL. */
-static void copy(struct memory *to, struct memory *from,
-		 const struct softaccel_segment *segments, unsigned int count)
+void copy(struct memory *to, struct memory *from,
+	  const struct softaccel_segment *segments, unsigned int count)
 {
 	struct softaccel_copy job = {
 		.segments = (__u64)segments,
@@ -333,15 +321,7 @@ static int accepted(void)
 	return fd;
 }
 
-struct received {
-	unsigned long device, linear, host;
-	unsigned int frags;
-	struct softaccel_segment segments[FRAGS];	/* in device memory */
-	unsigned int tokens;
-	struct dmabuf_token token[TOKENS];
-};
-
-static unsigned long total(const struct received *received)
+unsigned long total(const struct received *received)
 {
 	return received->device + received->linear + received->host;
 }
@@ -431,148 +411,16 @@ static void give_back(int fd, struct msghdr *msg, struct received *received)
 	return_tokens(fd, received);
 }
 
-/* The first bytes are there. */
-static void begin(double *start, double *busy_before)
+void begin(struct received *received)
 {
-	if (*start)
+	if (received->start)
 		return;
-	*start = now();
-	*busy_before = busy();
-}
-
-#define REFILLS	16384		/* of the ring that memory goes back by */
-
-/* A ring of io_uring, and the ring by which memory goes back to the queue. */
-struct zcrx {
-	struct io_uring ring;
-	unsigned int *head, *tail, filled;
-	struct io_uring_zcrx_rqe *refills;
-	__u64 token;
-};
-
-static void check(int err, const char *what)
-{
-	if (err >= 0)
-		return;
-	errno = -err;
-	die(what);
-}
-
-static void open_zcrx(struct zcrx *zcrx, int dmabuf)
-{
-	struct io_uring_params params = {
-		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_CQE32 |
-			 IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE,
-		.cq_entries = 2 * REFILLS,
-	};
-	size_t size = REFILLS * sizeof(*zcrx->refills) + 4096;
-	unsigned char *refills = host_memory(size).va;
-	struct io_uring_region_desc region = {
-		.user_addr = (__u64)refills,
-		.size = size,
-		.flags = IORING_MEM_REGION_TYPE_USER,
-	};
-	struct io_uring_zcrx_area_reg area = {
-		.len = POOL_SIZE,
-		.flags = IORING_ZCRX_AREA_DMABUF,
-		.dmabuf_fd = dmabuf,
-	};
-	struct io_uring_zcrx_ifq_reg reg = {
-		.if_idx = if_nametoindex(ifname),
-		.if_rxq = first_queue,
-		.rq_entries = REFILLS,
-		.area_ptr = (__u64)&area,
-		.region_ptr = (__u64)&region,
-		.rx_buf_len = buffer_size,
-	};
-
-	check(io_uring_queue_init_params(64, &zcrx->ring, &params), "io_uring");
-	check(io_uring_register(zcrx->ring.ring_fd, IORING_REGISTER_ZCRX_IFQ,
-				&reg, 1), "IORING_REGISTER_ZCRX_IFQ");
-	zcrx->head = (unsigned int *)(refills + reg.offsets.head);
-	zcrx->tail = (unsigned int *)(refills + reg.offsets.tail);
-	zcrx->refills = (struct io_uring_zcrx_rqe *)(refills + reg.offsets.rqes);
-	zcrx->token = area.rq_area_token;
-}
-
-static void ask_zcrx(struct zcrx *zcrx, int fd)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&zcrx->ring);
-
-	io_uring_prep_rw(IORING_OP_RECV_ZC, sqe, fd, NULL, 0, 0);
-	sqe->ioprio = IORING_RECV_MULTISHOT;
-}
-
-/* The completions that are there, FRAGS at most; false at the stream's end. */
-static bool take_zcrx(struct zcrx *zcrx, int fd, struct received *received)
-{
-	struct io_uring_cqe *cqe;
-	unsigned int head, count = 0;
-	bool ended = false;
-
-	received->frags = 0;
-	io_uring_for_each_cqe(&zcrx->ring, head, cqe) {
-		struct io_uring_zcrx_cqe *where = (void *)(cqe + 1);
-
-		check(cqe->res, "IORING_OP_RECV_ZC");
-		count++;
-		if (!cqe->res) {
-			ended = true;
-			break;
-		}
-		if (!(cqe->flags & IORING_CQE_F_MORE))
-			ask_zcrx(zcrx, fd);
-		if (total(received) + cqe->res > STREAM_MAX)
-			complain("stream", "too long");
-		received->segments[received->frags++] =
-			(struct softaccel_segment) {
-				.src = where->off & ~IORING_ZCRX_AREA_MASK,
-				.dst = total(received),
-				.len = cqe->res,
-			};
-		received->device += cqe->res;
-		if (received->frags == FRAGS)
-			break;
-	}
-	io_uring_cq_advance(&zcrx->ring, count);
-	return !ended;
-}
-
-static void refill_zcrx(struct zcrx *zcrx, const struct received *received)
-{
-	unsigned int i, used;
-
-	used = zcrx->filled - io_uring_smp_load_acquire(zcrx->head);
-	if (used + received->frags > REFILLS)
-		complain("refill ring", "full");
-	for (i = 0; i < received->frags; i++)
-		zcrx->refills[zcrx->filled++ % REFILLS] =
-			(struct io_uring_zcrx_rqe) {
-				.off = received->segments[i].src | zcrx->token,
-				.len = received->segments[i].len,
-			};
-	io_uring_smp_store_release(zcrx->tail, zcrx->filled);
-}
-
-static void receive_zcrx(struct zcrx *zcrx, int fd, struct memory *pool,
-			 struct memory *target, struct received *received,
-			 double *start, double *busy_before)
-{
-	bool more = true;
-
-	ask_zcrx(zcrx, fd);
-	while (more) {
-		check(io_uring_submit_and_wait(&zcrx->ring, 1), "io_uring_enter");
-		begin(start, busy_before);
-		more = take_zcrx(zcrx, fd, received);
-		copy(target, pool, received->segments, received->frags);
-		refill_zcrx(zcrx, received);
-	}
+	received->start = now();
+	received->busy_before = busy();
 }
 
 static void receive_msg(int fd, struct memory *pool, struct memory *target,
-			struct received *received, double *start,
-			double *busy_before)
+			struct received *received)
 {
 	static char control[FRAGS * CMSG_SPACE(sizeof(struct dmabuf_cmsg))];
 	static char plain[512 << 10];
@@ -591,7 +439,7 @@ static void receive_msg(int fd, struct memory *pool, struct memory *target,
 			die("recvmsg");
 		if (!len)
 			break;
-		begin(start, busy_before);
+		begin(received);
 		take(&msg, len, target, received);
 		copy(target, pool, received->segments, received->frags);
 		give_back(fd, &msg, received);
@@ -603,23 +451,21 @@ static void receive(void)
 	static struct received received;
 	struct memory target = target_memory(STREAM_MAX);
 	struct memory pool = bound_memory(POOL_SIZE);
-	double start = 0, busy_before = 0;
-	struct zcrx zcrx = { };
 	int fd;
 
 	if (by_zcrx)
-		open_zcrx(&zcrx, pool.dmabuf);
+		open_zcrx(pool.dmabuf);
 	else if (pool.dmabuf >= 0)
 		bind_rx(pool.dmabuf);
 	fd = accepted();
 	if (by_zcrx)
-		receive_zcrx(&zcrx, fd, &pool, &target, &received, &start,
-			     &busy_before);
+		receive_zcrx(fd, &pool, &target, &received);
 	else
-		receive_msg(fd, &pool, &target, &received, &start, &busy_before);
+		receive_msg(fd, &pool, &target, &received);
 	printf("bytes=%lu device=%lu linear=%lu host=%lu ", total(&received),
 	       received.device, received.linear, received.host);
-	printf("seconds=%.3f cpu=%.2f ", now() - start, busy() - busy_before);
+	printf("seconds=%.3f cpu=%.2f ", now() - received.start,
+	       busy() - received.busy_before);
 	printf("crc=%08x\n", checksum(&target, total(&received)));
 }
 

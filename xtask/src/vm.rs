@@ -112,8 +112,8 @@ fn checkpatch(machine: &Path) -> Result<Tally> {
         "--show-types",
         "--ignore=LINUX_VERSION_CODE,CONSTANT_COMPARISON",
     ]);
-    command.args(["--file", "kernel/compat.h", "kernel/vm/devmem.c", "include/uapi/softaccel.h"]);
-    for module in ["kernel/vhs", "kernel/softaccel"] {
+    command.args(["--file", "kernel/compat.h", "include/uapi/softaccel.h"]);
+    for module in ["kernel/vhs", "kernel/softaccel", "kernel/vm"] {
         for file in fs::read_dir(root()?.join(module))? {
             let file = file?.path();
             if file.extension().is_some_and(|ending| ending == "c" || ending == "h") {

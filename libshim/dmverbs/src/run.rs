@@ -42,8 +42,8 @@ pub struct Run {
     devmem: Option<String>,
 
     /// The TCP port that `dmverbs nic lease` has steered to a queue for us (sets DMVERBS_LANE_PORT)
-    #[arg(long, value_name = "PORT", value_parser = port)]
-    lane_port: Option<String>,
+    #[arg(long, value_name = "PORT")]
+    lane_port: Option<NonZero<u16>>,
 
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["PROGRAM", "ARGS"])]
@@ -66,12 +66,13 @@ impl Run {
     }
 
     fn environment(&self, libdir: &Libdir) -> Vec<(OsString, OsString)> {
+        let lane_port = self.lane_port.map(|port| port.to_string());
         let options = [
             ("DMVERBS_LOG", &self.log),
             ("DMVERBS_PORT_RANGE", &self.port_range),
             ("DMVERBS_IFNAMES", &self.ifnames),
             ("DMVERBS_DEVMEM", &self.devmem),
-            ("DMVERBS_LANE_PORT", &self.lane_port),
+            ("DMVERBS_LANE_PORT", &lane_port),
         ];
         let mut ours: Vec<(OsString, OsString)> = vec![(LIBDIR_VARIABLE.into(), libdir.path().into())];
         ours.extend(options.into_iter().filter_map(|(name, value)| Some((name.into(), value.as_ref()?.into()))));
@@ -126,19 +127,12 @@ fn c_string(text: &OsStr) -> Result<CString, Failure> {
 }
 
 fn port_range(text: &str) -> Result<String, String> {
+    let port = |text: &str| text.parse::<NonZero<u16>>().map_err(|_| format!("{text:?} is no TCP port"));
     let (low, high) = text.split_once('-').ok_or("it must be A-B, two TCP ports")?;
-    if number(low)? > number(high)? {
+    if port(low)? > port(high)? {
         return Err("it must be A-B with A <= B".to_owned());
     }
     Ok(text.to_owned())
-}
-
-fn port(text: &str) -> Result<String, String> {
-    number(text).map(|_| text.to_owned())
-}
-
-fn number(text: &str) -> Result<NonZero<u16>, String> {
-    text.parse().map_err(|_| format!("{text:?} is no TCP port"))
 }
 
 fn interfaces(text: &str) -> Result<String, String> {

@@ -45,7 +45,8 @@ impl Vacancy {
         Ok(vacancy)
     }
 
-    fn of(ethtool: &Ethtool, ifindex: u32) -> Result<Self, Error> {
+    /// The kind that the interface has, if it has any.
+    pub fn of(ethtool: &Ethtool, ifindex: u32) -> Result<Self, Error> {
         Ok(if ethtool.driver(ifindex)?.as_deref() == Some("netkit") { Self::Leased } else { Self::Own })
     }
 }

@@ -1,6 +1,6 @@
 //! A network interface: what device memory needs of it.
 
-use dmverbs_netdev::{Channels, DataSplit, Error, Ethtool, Feature, Netdev, Rings, RxQueue};
+use dmverbs_netdev::{Channels, DataSplit, Error, Ethtool, Feature, Netdev, Rings, RxQueue, Vacancy};
 
 use super::Check;
 use crate::nic::{self, NTUPLE};
@@ -22,6 +22,8 @@ struct Interface {
     /// A kernel that knows nothing of device memory has no such family.
     queues: Result<Vec<RxQueue>, Error>,
     sends: Result<bool, Error>,
+    /// Whose queues it has: of a netkit interface all else is looked at where the NIC is.
+    kind: Vacancy,
     /// Whether `dmverbs nic setup` can make good what is missing.
     can_be_prepared: bool,
 }
@@ -33,6 +35,7 @@ fn look(ifname: &str) -> Result<Interface, Error> {
     Ok(Interface {
         can_be_prepared: nic::can_be_prepared(&ethtool, ifindex),
         ifname: ifname.to_owned(),
+        kind: Vacancy::of(&ethtool, ifindex)?,
         rings: ethtool.rings(ifindex),
         channels: ethtool.channels(ifindex),
         ntuple: ethtool.feature(ifindex, NTUPLE),
@@ -43,7 +46,12 @@ fn look(ifname: &str) -> Result<Interface, Error> {
 
 impl Interface {
     fn checks(&self) -> Vec<Check> {
-        vec![self.split(), self.threshold(), self.steering(), self.receive_queues(), self.sending()]
+        match self.kind {
+            Vacancy::Own => {
+                vec![self.split(), self.threshold(), self.steering(), self.receive_queues(), self.sending()]
+            }
+            Vacancy::Leased => vec![self.leased_queues(), self.sending()],
+        }
     }
 
     fn split(&self) -> Check {
@@ -87,10 +95,23 @@ impl Interface {
             Ok(channels) => channels,
         };
         let most = channels.rx_max.saturating_add(channels.combined_max).max(channels.rx_queues());
-        let bound = self.queues.iter().flatten().filter(|queue| queue.dmabuf.is_some()).count();
-        let bound = if bound > 0 { format!(", {bound} with device memory") } else { String::new() };
-        let detail = format!("{} of {most}{bound}", channels.rx_queues());
+        let detail = format!("{} of {most}{}", channels.rx_queues(), self.bound());
         if channels.rx_queues() >= 2 { Check::ok(what, detail) } else { self.unprepared(Check::missing(what, detail)) }
+    }
+
+    /// The first one of a netkit interface is its own.
+    fn leased_queues(&self) -> Check {
+        let what = self.what("RX queues");
+        match &self.queues {
+            Err(error) => unable(what, error),
+            Ok(queues) if queues.len() < 2 => Check::missing(what, "none is leased, or the interface is down"),
+            Ok(queues) => Check::ok(what, format!("{} leased{}", queues.len() - 1, self.bound())),
+        }
+    }
+
+    fn bound(&self) -> String {
+        let bound = self.queues.iter().flatten().filter(|queue| queue.dmabuf.is_some()).count();
+        if bound > 0 { format!(", {bound} with device memory") } else { String::new() }
     }
 
     fn sending(&self) -> Check {
@@ -145,10 +166,20 @@ mod tests {
         assert_eq!(nic().receive_queues(), Check::ok("eth0, RX queues", "4 of 4, 1 with device memory"));
     }
 
+    #[test]
+    fn of_a_netkit_interface_what_is_leased_matters() {
+        let mut nic = Interface { kind: Vacancy::Leased, ..nic() };
+        let sending = Check::ok("eth0, sending from device memory", "the driver can");
+        assert_eq!(nic.checks(), [Check::ok("eth0, RX queues", "1 leased, 1 with device memory"), sending]);
+        nic.queues.as_mut().unwrap().pop();
+        assert_eq!(nic.leased_queues(), Check::missing("eth0, RX queues", "none is leased, or the interface is down"));
+    }
+
     fn nic() -> Interface {
         let queue = |id, dmabuf| RxQueue { id, napi_id: None, dmabuf, taken: false };
         Interface {
             ifname: "eth0".to_owned(),
+            kind: Vacancy::Own,
             rings: Ok(Rings { tcp_data_split: Some(DataSplit::Enabled), hds_thresh: Some(0), ..Rings::default() }),
             channels: Ok(Channels { combined: 4, combined_max: 4, ..Channels::default() }),
             ntuple: Ok(Some(Feature { active: true, ..Feature::default() })),

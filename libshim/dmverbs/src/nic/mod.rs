@@ -6,6 +6,8 @@
 mod record;
 mod settings;
 
+use std::num::NonZero;
+
 use clap::{Args, Subcommand};
 use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue};
 
@@ -73,8 +75,8 @@ struct Guest {
     guest: String,
 
     /// The TCP port to be steered to the queue
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    #[arg(long, value_name = "PORT")]
+    port: NonZero<u16>,
 }
 
 impl Nic {
@@ -137,7 +139,7 @@ impl Guest {
         let Self { ifname, guest, port } = self;
         let ethtool = Ethtool::open().map_err(Failure::ours)?;
         let index = |name: &str| ethtool.ifindex(name).map_err(Failure::refused);
-        let leased = Leased::make(index(ifname)?, index(guest)?, *port, &[Protocol::Tcp4, Protocol::Tcp6]);
+        let leased = Leased::make(index(ifname)?, index(guest)?, port.get(), &[Protocol::Tcp4, Protocol::Tcp6]);
         let Leased { queue, there } = leased.map_err(Failure::refused)?;
         println!("queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there");
         Ok(())
