@@ -16,14 +16,14 @@ use parking_lot::Mutex;
 use super::conn::{Conn, Inner};
 use super::link::Link;
 use super::receive::Received;
-use super::{LANE_IN, LANE_LISTENER, LANE_OUT, Progress};
+use super::{LANE_IN, LANE_LISTENER, LANE_OUT, LANE_PAST, Progress};
 use crate::config::Devmem;
 use crate::mem::{Device, Kind, Region};
 use crate::sys::devmem::{self, Landing, Piece};
-use crate::sys::epoll::{Event, Interest};
+use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::socket::{self, Socket};
 use crate::sys::{random, time};
-use crate::transport::{Intake, Notices, Receiver, Stream, Wait, give_back};
+use crate::transport::{Batch, Intake, Notices, Receiver, Stream, Wait, give_back};
 
 /// A lane to the peer.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub(super) struct LaneIn {
     state: In,
     /// What has been put into its place, and not given back yet.
     owed: Vec<Piece>,
+    /// When it last brought something into the host's memory, and it was looked why.
+    looked: Tick,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,7 +129,7 @@ impl Lanes {
         tracing::info!(ifindex, port = receiver.port(), kind = ?device.kind(), "a queue receives into device memory");
         let receiver = Arc::new(receiver);
         match meeting.receivers.get_mut(index) {
-            // The broker that lent the queue is gone; lanes that were made before stay with what it has left.
+            // The broker that lent the queue is gone.
             Some(dead) => {
                 let dead = std::mem::replace(dead, receiver);
                 if let Err(e) = progress.epoll.delete(dead.listener()) {
@@ -136,6 +138,22 @@ impl Lanes {
             }
             None => meeting.receivers.push(receiver),
         }
+    }
+
+    /// The queue for memory of `kind`. If it is gone, another is asked for, by a thread of its own, as a broker may keep it
+    /// waiting.
+    fn queue(&self, progress: &'static Progress, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
+        let receiver = self.find(ifindex, kind)?;
+        if receiver.is_live() {
+            return Some(receiver);
+        }
+        if self.taking.try_lock()?.is_none_or(|failed| time::now() >= failed + PAUSE) {
+            let take = move || progress.lanes.prepare(progress, ifindex, receiver.memory().0);
+            if let Err(e) = std::thread::Builder::new().name("dmverbs queue".into()).spawn(take) {
+                tracing::debug!(error = %e, "no thread to ask for a queue with");
+            }
+        }
+        None
     }
 
     fn find(&self, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
@@ -233,27 +251,37 @@ impl Conn {
     pub(super) fn want_lane(&self, inner: &mut Inner, device: Kind, key: u32) {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
         if link.lane_in.is_none() {
-            let Some(receiver) = self.progress.lanes.find(peer.ifindex, device) else { return };
-            let mut challenge = [0; 8];
-            if random::fill(&mut challenge).is_err() {
-                return;
-            }
-            let challenge = u64::from_le_bytes(challenge);
-            let lane = LaneIn {
-                receiver,
-                challenge,
-                keys: HashSet::new(),
-                stream: None,
-                state: In::Offered,
-                owed: Vec::new(),
-            };
-            link.lane_in = Some(lane);
+            let Some(receiver) = self.progress.lanes.queue(self.progress, peer.ifindex, device) else { return };
+            link.lane_in = LaneIn::over(receiver);
         }
-        let Some(lane) = &mut link.lane_in else { return };
+        let Some(lane) = link.next_in.as_mut().or(link.lane_in.as_mut()) else { return };
         if lane.receiver.serves(peer.ifindex, device) && lane.keys.len() < KEYS && lane.keys.insert(key) {
             let port = lane.receiver.port();
             inner.engine.say(Note::Offer { port, rkey: key, challenge: lane.challenge });
         }
+    }
+
+    /// What the lane brought came to the host: if its queue is gone, and there is another, the peer is offered a lane to
+    /// that.
+    fn renew_lane(&self, inner: &mut Inner) {
+        let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+        let Some(lane) = link.lane_in.as_mut().filter(|_| link.next_in.is_none()) else { return };
+        let now = time::now();
+        if now < lane.looked + PAUSE {
+            return;
+        }
+        lane.looked = now;
+        if lane.receiver.is_live() {
+            return;
+        }
+        let kind = lane.receiver.memory().0.kind();
+        let Some(receiver) = self.progress.lanes.queue(self.progress, peer.ifindex, kind) else { return };
+        let Some(mut next) = LaneIn::over(receiver) else { return };
+        tracing::info!(qpn = self.qpn, "the queue of a lane is gone; the peer is offered another");
+        next.keys = std::mem::take(&mut lane.keys);
+        let (port, challenge) = (next.receiver.port(), next.challenge);
+        next.keys.iter().for_each(|&rkey| inner.engine.say(Note::Offer { port, rkey, challenge }));
+        link.next_in = Some(next);
     }
 
     /// The peer's driver has said something.
@@ -265,8 +293,14 @@ impl Conn {
                 }
             }
             Note::Open { from } => {
-                let Some(peer) = inner.peer else { return };
-                if inner.link.as_ref().is_none_or(|link| link.lane_in.is_none()) {
+                let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+                if let Some(next) = link.next_in.take() {
+                    // All that the peer sent on the lane before has come.
+                    if let Some(lane) = link.lane_in.replace(next) {
+                        lane.close(self.progress.epoll());
+                    }
+                }
+                if link.lane_in.is_none() {
                     return;
                 }
                 let from = SocketAddr::new(peer.remote_gid.ip(), from);
@@ -275,11 +309,11 @@ impl Conn {
                 }
             }
             Note::Ready => {
-                if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_out.as_mut())
-                    && lane.state == Out::Tried
-                {
+                let Some(link) = &mut inner.link else { return };
+                if let Some(lane) = link.lane_out.as_mut().filter(|lane| lane.state == Out::Tried) {
                     tracing::debug!(qpn = self.qpn, "a lane to the peer");
                     lane.state = Out::Ready;
+                    link.close_past(self.progress.epoll());
                 }
             }
         }
@@ -289,6 +323,15 @@ impl Conn {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return Ok(()) };
         if self.progress.lanes.devmem == Devmem::Off {
             return Ok(());
+        }
+        if let Some(lane) = link.lane_out.as_ref().filter(|lane| lane.challenge != challenge) {
+            // Another, in the place of one that was used. One at a time: an offer is a wish.
+            if !lane.is_ready() || link.past_out.is_some() {
+                return Ok(());
+            }
+            // It carries what has been announced already, and no more.
+            lane.stream.set_token(self.progress.epoll(), self.lane_token(LANE_PAST))?;
+            link.past_out = link.lane_out.take();
         }
         if link.lane_out.is_none() {
             // The kernel sends from device memory only by the interface that it is bound to, whatever routes prefer.
@@ -318,19 +361,14 @@ impl Conn {
 
     /// The connection has ended, and with it its lanes.
     pub(super) fn lose_lanes(self: &Arc<Self>, link: &mut Link) {
-        if let Some(lane) = &link.lane_out {
+        for lane in [&link.lane_out, &link.past_out].into_iter().flatten() {
             lane.stream.deregister(self.progress.epoll());
         }
         if link.lane_in.is_some() {
             self.progress.lanes.forget(self);
         }
-        let Some(lane) = &mut link.lane_in else { return };
-        let Some(socket) = &lane.stream else { return };
-        let _ = self.progress.epoll().delete(socket.as_fd());
-        if Arc::strong_count(socket) > 1 {
-            // A message keeps it open, but not what it was owed, nor what will never be read.
-            let _ = give_back(socket.as_fd(), &lane.owed);
-            let _ = socket::disconnect(socket.as_fd());
+        if let Some(lane) = &link.lane_in {
+            lane.close(self.progress.epoll());
         }
     }
 
@@ -388,6 +426,29 @@ impl Conn {
             if let Err(e) = self.progress.epoll().modify(socket, self.lane_token(LANE_IN), Interest::NONE) {
                 tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
             }
+        }
+    }
+
+    /// Something happened on the lane to the peer that another has taken the place of.
+    pub(super) fn on_past_lane(self: &Arc<Self>, inner: &mut Inner, event: &Event) {
+        self.take_notices(inner);
+        if event.is_dead() {
+            return self.on_dead_past(inner);
+        }
+        if event.is_writable() {
+            inner.engine.on_moved();
+            self.flush(inner);
+        }
+    }
+
+    /// Nothing more can be sent on the lane that another has taken the place of; nothing may be left to be.
+    fn on_dead_past(self: &Arc<Self>, inner: &mut Inner) {
+        let Some(link) = &mut inner.link else { return };
+        let Some(past) = link.past_out.take() else { return };
+        past.stream.deregister(self.progress.epoll());
+        if past.notices.is_waiting() || link.batch.as_ref().is_some_and(Batch::wants_lane) {
+            tracing::debug!(qpn = self.qpn, "a lane broke");
+            self.lose(inner);
         }
     }
 
@@ -473,6 +534,9 @@ impl Conn {
         traffic.received += n as u64;
         traffic.lane_receives += 1;
         let placed = self.place_pieces(inner, &receiver, landing);
+        if landing.pieces.iter().all(|piece| matches!(piece, Piece::Host { .. })) {
+            self.renew_lane(inner);
+        }
         // Whatever has become of them: but for pieces that were kept, the memory goes back to the queue.
         if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) {
             std::mem::swap(&mut lane.owed, &mut landing.pieces);
@@ -504,8 +568,9 @@ impl Conn {
             released = true;
             engine.release(slot);
         };
-        let lane = link.lane_out.as_mut().map(|lane| (&lane.stream, &mut lane.notices));
-        for (stream, notices) in [Some((&link.stream, &mut link.notices)), lane].into_iter().flatten() {
+        let lanes = [&mut link.lane_out, &mut link.past_out].into_iter().flatten();
+        let lanes = lanes.map(|lane| (&lane.stream, &mut lane.notices));
+        for (stream, notices) in std::iter::once((&link.stream, &mut link.notices)).chain(lanes) {
             if !notices.is_waiting() {
                 continue;
             }
@@ -514,6 +579,7 @@ impl Conn {
             }
             resumes |= stream.waits_for(Wait::Notices);
         }
+        link.close_past(self.progress.epoll());
         if resumes {
             self.flush(inner);
         } else if released {
@@ -523,6 +589,32 @@ impl Conn {
 }
 
 impl LaneIn {
+    /// One that has not been offered yet; nothing without a random number.
+    fn over(receiver: Arc<Receiver>) -> Option<LaneIn> {
+        let mut challenge = [0; 8];
+        random::fill(&mut challenge).ok()?;
+        Some(LaneIn {
+            receiver,
+            challenge: u64::from_le_bytes(challenge),
+            keys: HashSet::new(),
+            stream: None,
+            state: In::Offered,
+            owed: Vec::new(),
+            looked: 0,
+        })
+    }
+
+    /// Nothing more is read of it.
+    fn close(&self, epoll: &Epoll) {
+        let Some(socket) = &self.stream else { return };
+        let _ = epoll.delete(socket.as_fd());
+        if Arc::strong_count(socket) > 1 {
+            // A message keeps it open, but not what it was owed, nor what will never be read.
+            let _ = give_back(socket.as_fd(), &self.owed);
+            let _ = socket::disconnect(socket.as_fd());
+        }
+    }
+
     /// Reads more of the probe, of which `have` bytes have come.
     fn prove(&self, socket: BorrowedFd<'_>, have: usize, landing: &mut Landing) -> io::Result<usize> {
         let n = devmem::recv(socket, landing, PROBE_LEN - have)?;
@@ -548,6 +640,16 @@ impl LaneIn {
 }
 
 impl Link {
+    /// Closes the lane that another has taken the place of, if the peer knows that, and the kernel has done with what
+    /// was sent there.
+    fn close_past(&mut self, epoll: &Epoll) {
+        if self.lane_out.as_ref().is_some_and(LaneOut::is_ready)
+            && let Some(past) = self.past_out.take_if(|past| !past.notices.is_waiting())
+        {
+            past.stream.deregister(epoll);
+        }
+    }
+
     fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
         self.lane_in.as_ref()?.stream.as_ref().map(|stream| stream.as_fd())
     }

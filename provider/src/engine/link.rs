@@ -7,7 +7,7 @@ use proto::Engine;
 
 use super::lane::{LaneIn, LaneOut};
 use super::receive::Inbox;
-use super::{LANE_OUT, Progress};
+use super::{LANE_OUT, LANE_PAST, Progress};
 use crate::object::Traffic;
 use crate::sys::epoll::Epoll;
 use crate::sys::socket;
@@ -28,7 +28,11 @@ pub(super) struct Link {
     pub(super) stream: Stream,
     pub(super) notices: Notices,
     pub(super) lane_out: Option<LaneOut>,
+    /// The one that it has taken the place of, with what was announced before.
+    pub(super) past_out: Option<LaneOut>,
     pub(super) lane_in: Option<LaneIn>,
+    /// The one that the peer is to use instead.
+    pub(super) next_in: Option<LaneIn>,
     pub(super) batch: Option<Batch>,
     pub(super) inbox: Inbox,
     /// What had been sent when the window was last chosen, and the window.
@@ -46,7 +50,9 @@ impl Link {
             stream,
             notices: Notices::default(),
             lane_out: None,
+            past_out: None,
             lane_in: None,
+            next_in: None,
             batch: None,
             inbox: Inbox::default(),
             chosen: (0, window),
@@ -57,7 +63,14 @@ impl Link {
 
     /// Sends as much of the batch as the streams take, and waits for them to take more.
     pub(super) fn flush(&mut self, traffic: &mut Traffic, epoll: &Epoll, token: u64) -> io::Result<Flushed> {
-        let Link { stream, notices, lane_out, batch: Some(batch), .. } = self else { return Ok(Flushed::All) };
+        let Link { stream, notices, lane_out, past_out, batch: Some(batch), .. } = self else {
+            return Ok(Flushed::All);
+        };
+        // Until a lane is ready, what is announced there is on the one before.
+        let (mut lane_out, lane_token) = match lane_out {
+            Some(lane) if lane.is_ready() => (Some(lane), LANE_OUT | token),
+            _ => (past_out.as_mut(), LANE_PAST | token),
+        };
         let mut control = Outlet { socket: stream.tx(), notices, wait: Wait::Nothing };
         let mut lane = lane_out.as_mut().map(|lane| Outlet {
             socket: lane.stream.tx(),
@@ -76,21 +89,20 @@ impl Link {
             batch.clear();
         }
         stream.set_wait(wait, epoll, token)?;
-        if let (Some(lane), Some(wait)) = (lane_out, lane_wait)
-            && lane.is_ready()
-        {
-            lane.stream.set_wait(wait, epoll, LANE_OUT | token)?;
+        if let (Some(lane), Some(wait)) = (lane_out, lane_wait) {
+            lane.stream.set_wait(wait, epoll, lane_token)?;
         }
         Ok(flushed)
     }
 
     /// Whether there is more to look at than the stream: lanes, or memory that the kernel still reads.
     pub(super) fn has_lanes(&self) -> bool {
-        self.lane_in.is_some() || self.lane_out.is_some() || self.notices.is_waiting()
+        self.lane_in.is_some() || self.lane_out.is_some() || self.past_out.is_some() || self.notices.is_waiting()
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.stream.is_blocked() || self.lane_out.as_ref().is_some_and(LaneOut::is_blocked)
+        let lanes = [&self.lane_out, &self.past_out];
+        self.stream.is_blocked() || lanes.into_iter().flatten().any(LaneOut::is_blocked)
     }
 
     /// The window is full: sees now and then whether the path holds more.

@@ -67,9 +67,10 @@ const LISTENER: u64 = 1 << 35;
 /// The lanes of a connection, with its QP number; and the port of a receiver, by its index.
 const LANE_OUT: u64 = 1 << 36;
 const LANE_IN: u64 = 1 << 37;
-const LANE_LISTENER: u64 = 1 << 38;
+const LANE_PAST: u64 = 1 << 38;
+const LANE_LISTENER: u64 = 1 << 39;
 /// Who asks what has passed.
-const REPORT: u64 = 1 << 39;
+const REPORT: u64 = 1 << 40;
 
 thread_local! {
     static IS_PROGRESS_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -297,6 +298,11 @@ impl Progress {
                 token if token & LANE_OUT != 0 => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_OUT)).cloned() else { continue };
                     conn.on_lane_out(&mut conn.lock(), event);
+                    moved = true;
+                }
+                token if token & LANE_PAST != 0 => {
+                    let Some(conn) = turn.conns.get(&(token & !LANE_PAST)).cloned() else { continue };
+                    conn.on_past_lane(&mut conn.lock(), event);
                     moved = true;
                 }
                 token => {

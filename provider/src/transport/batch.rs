@@ -108,6 +108,11 @@ impl Batch {
         self.control.bytes == 0
     }
 
+    /// Whether something of it is still to be sent on a lane.
+    pub(crate) fn wants_lane(&self) -> bool {
+        !self.lane.is_sent()
+    }
+
     /// Notes that `region`, which the peer named, is read when the batch goes out.
     pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
         if !self.borrowed.last().is_some_and(|last| Arc::ptr_eq(last, region)) {
@@ -121,7 +126,7 @@ impl Batch {
             return Ok(Flushed::Revoked);
         }
         let mut all = self.control.flush(control, &mut self.iovs)?;
-        if !self.lane.is_sent() {
+        if self.wants_lane() {
             all &= self.lane.flush(lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
         }
         Ok(if all { Flushed::All } else { Flushed::Blocked })

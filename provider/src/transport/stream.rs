@@ -56,6 +56,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Reports to `epoll` under another `token` from now on.
+    pub(crate) fn set_token(&self, epoll: &Epoll, token: u64) -> io::Result<()> {
+        self.ask(epoll, token)
+    }
+
     pub(crate) fn deregister(&self, epoll: &Epoll) {
         // Closing the sockets would do the same, unless a forked child holds copies.
         let _ = epoll.delete(self.rx());
