@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dmverbs_proto::{Frame, Note, Op, PROBE_LEN, Tick, probe};
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use super::receive::Received;
 use super::{LANE_IN, LANE_LISTENER, LANE_OUT, LANE_PAST, Progress};
 use crate::config::Devmem;
 use crate::mem::{Device, Kind, Region};
+use crate::object::Traffic;
 use crate::sys::devmem::{self, Landing, Piece};
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::socket::{self, Socket};
@@ -57,6 +59,8 @@ pub(super) struct LaneIn {
     owed: Vec<Piece>,
     /// When it last brought something into the host's memory, and it was looked why.
     looked: Tick,
+    /// Since when it has had something that no frame has announced, and turns after the time for that was over.
+    early: Option<(Tick, u32)>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,9 +73,14 @@ enum In {
 
 /// Keys that a peer may have us remember; payload for others comes in-band.
 const KEYS: usize = 4096;
-/// Connections to a lane's port of which nobody has told us yet: so many, and so long.
-const STRANGERS: usize = 1024;
+/// Connections to a lane's port of which nobody has told us yet: so many, and so long. What they send takes memory of the
+/// queue: as much as a fresh socket's buffer, 128 KiB (tcp_rmem, tcp(7)), so that half of it is left.
+const STRANGERS: usize = 128;
 const STRANGER_TIME: Tick = 5_000_000_000;
+/// What comes on a lane before a frame has announced it may wait so long for that; and then for so many more turns, for
+/// this process may have been stopped, and the frame be there.
+const EARLY_TIME: Tick = 5_000_000_000;
+const EARLY_TURNS: u32 = 64;
 
 /// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
 const PAUSE: Tick = 1_000_000_000;
@@ -85,6 +94,8 @@ pub(crate) struct Lanes {
     /// Held by who takes a queue; when one was last asked for in vain.
     taking: Mutex<Option<Tick>>,
     meeting: Mutex<Meeting>,
+    /// When the first of the strangers has waited long enough.
+    next: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +107,7 @@ struct Meeting {
 
 impl Lanes {
     pub(super) fn new(devmem: Devmem, steered: Option<u16>) -> Lanes {
-        Lanes { devmem, steered, taking: Mutex::default(), meeting: Mutex::default() }
+        Lanes { devmem, steered, taking: Mutex::default(), meeting: Mutex::default(), next: AtomicU64::new(Tick::MAX) }
     }
 
     /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the
@@ -168,11 +179,11 @@ impl Lanes {
     }
 
     /// Somebody has connected to a lane's port.
-    pub(super) fn accept(&self, index: u64) {
+    pub(super) fn accept(&self, progress: &Progress, index: u64) {
         let Some(receiver) = self.meeting.lock().receivers.get(index as usize).cloned() else { return };
         loop {
             match socket::accept(receiver.listener()) {
-                Ok(Some((socket, from))) => self.came(socket, from),
+                Ok(Some((socket, from))) => self.came(progress, socket, from),
                 Ok(None) => return,
                 Err(e) => {
                     tracing::warn!(error = %e, "cannot accept a lane");
@@ -182,7 +193,7 @@ impl Lanes {
         }
     }
 
-    fn came(&self, socket: Socket, from: SocketAddr) {
+    fn came(&self, progress: &Progress, socket: Socket, from: SocketAddr) {
         let mut meeting = self.meeting.lock();
         if let Some(i) = meeting.expected.iter().position(|(address, _)| *address == from) {
             let (_, conn) = meeting.expected.swap_remove(i);
@@ -190,20 +201,47 @@ impl Lanes {
             conn.take_lane(&mut conn.lock(), socket);
             return;
         }
-        let now = time::now();
-        meeting.strangers.retain(|(until, ..)| *until > now);
-        if meeting.strangers.len() < STRANGERS {
-            meeting.strangers.push((now + STRANGER_TIME, from, socket));
-        } else {
+        if meeting.strangers.len() >= STRANGERS {
             tracing::warn!(%from, "too many connections to the port of a lane: closing the newest");
+            return;
         }
+        if let Err(e) = socket::keep_small(socket.as_fd(), true) {
+            tracing::debug!(error = %e, "a stranger may take much of a queue's memory");
+        }
+        let until = time::now() + STRANGER_TIME;
+        meeting.strangers.push((until, from, socket));
+        if self.next.fetch_min(until, Ordering::AcqRel) > until {
+            progress.wake();
+        }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub(super) fn next(&self) -> Tick {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// Closes the connections that nobody has told us of in time.
+    pub(super) fn expire(&self, now: Tick) {
+        let mut meeting = self.meeting.lock();
+        let before = meeting.strangers.len();
+        meeting.strangers.retain(|(until, ..)| *until > now);
+        let closed = before - meeting.strangers.len();
+        if closed > 0 {
+            tracing::warn!(closed, "connections to the port of a lane were of no peer");
+        }
+        let next = meeting.strangers.iter().map(|(until, ..)| *until).min();
+        self.next.store(next.unwrap_or(Tick::MAX), Ordering::Release);
     }
 
     /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
     fn meet(&self, conn: &Arc<Conn>, from: SocketAddr) -> Option<Socket> {
         let mut meeting = self.meeting.lock();
         if let Some(i) = meeting.strangers.iter().position(|(_, address, _)| *address == from) {
-            return Some(meeting.strangers.swap_remove(i).2);
+            let socket = meeting.strangers.swap_remove(i).2;
+            if let Err(e) = socket::keep_small(socket.as_fd(), false) {
+                tracing::debug!(error = %e, "a lane keeps a small buffer");
+            }
+            return Some(socket);
         }
         meeting.expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
         meeting.expected.push((from, conn.clone()));
@@ -426,6 +464,22 @@ impl Conn {
             if let Err(e) = self.progress.epoll().modify(socket, self.lane_token(LANE_IN), Interest::NONE) {
                 tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
             }
+        } else {
+            self.mind_early(inner);
+        }
+    }
+
+    /// The lane has something to read: if no frame has announced it, the peer has to do so in time, for what is not read
+    /// takes memory of the queue.
+    fn mind_early(self: &Arc<Self>, inner: &mut Inner) {
+        let Some(link) = inner.link.as_mut().filter(|link| !link.inbox.waits_for_lane()) else { return };
+        let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
+        let now = time::now();
+        let (since, turns) = lane.early.get_or_insert((now, 0));
+        *turns += u32::from(now > *since + EARLY_TIME);
+        if *turns > EARLY_TURNS && !inner.engine.has_failed() {
+            self.break_off(inner, "sends on a lane what no frame announces");
+            self.flush(inner);
         }
     }
 
@@ -529,6 +583,7 @@ impl Conn {
             Err(e) => return Err(e),
         };
         let receiver = lane.receiver.clone();
+        lane.early = None;
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         engine.on_moved();
         traffic.received += n as u64;
@@ -601,7 +656,19 @@ impl LaneIn {
             state: In::Offered,
             owed: Vec::new(),
             looked: 0,
+            early: None,
         })
+    }
+
+    /// Reads once what it brings for nobody.
+    pub(super) fn discard(&mut self, (landing, intake): (&mut Landing, &mut dyn Intake), traffic: &mut Traffic) {
+        let Some(socket) = &self.stream else { return };
+        let owed = std::mem::take(&mut self.owed);
+        let room = landing.bytes().len();
+        // Its end, and what breaks it, are seen elsewhere.
+        if intake.receive(socket.as_fd(), &owed, landing, room, &mut traffic.token_returns).is_ok() {
+            std::mem::swap(&mut self.owed, &mut landing.pieces);
+        }
     }
 
     /// Nothing more is read of it.

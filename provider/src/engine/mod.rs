@@ -292,7 +292,7 @@ impl Progress {
                     moved = true;
                 }
                 token if token & LANE_LISTENER != 0 => {
-                    self.lanes.accept(token & !LANE_LISTENER);
+                    self.lanes.accept(self, token & !LANE_LISTENER);
                     moved = true;
                 }
                 token if token & LANE_OUT != 0 => {
@@ -482,6 +482,9 @@ impl Progress {
             if self.next_bootstrap.load(Ordering::Acquire) <= now {
                 self.thread_turn().bootstrap_tick(self, now);
             }
+            if self.lanes.next() <= now {
+                self.lanes.expire(now);
+            }
             let deadline = self.next_due();
             match self.standby.plan(&mut watch) {
                 Plan::StandBack(pause) => {
@@ -558,7 +561,8 @@ impl Progress {
 
     /// When the thread has something to do, whatever comes.
     fn next_due(&self) -> Tick {
-        self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire))
+        let due = self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire));
+        due.min(self.lanes.next())
     }
 }
 

@@ -108,7 +108,7 @@ impl Inbox {
         !self.held.is_empty() && !self.waits_for_lane()
     }
 
-    fn waits_for_lane(&self) -> bool {
+    pub(super) fn waits_for_lane(&self) -> bool {
         self.placing.as_ref().is_some_and(|placing| placing.by_lane)
     }
 }
@@ -150,13 +150,16 @@ impl Conn {
         staging: &mut Staging,
         iovs: &mut Vec<Iov>,
     ) -> io::Result<Received> {
-        let Inner { engine, link, sends, receives, messages, .. } = inner;
+        let Inner { engine, link, sends, receives, messages, traffic, .. } = inner;
         let Some(link) = link else { return Ok(Received::Nothing) };
         let inbox = &mut link.inbox;
         if engine.has_failed() {
             inbox.discard = true;
             messages.abandon();
             link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
+            if let Some(lane) = &mut link.lane_in {
+                lane.discard(staging.lane(), traffic);
+            }
         }
         if !inbox.discard {
             if inbox.waits_for_lane() {

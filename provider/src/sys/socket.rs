@@ -249,6 +249,15 @@ pub(crate) fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 6)
 }
 
+/// Whether what waits to be read may come to no more than the socket's buffer has room for now (`SO_BUF_LOCK`,
+/// net/core/sock.c): else the kernel makes that larger when it is full.
+pub(crate) fn keep_small(socket: BorrowedFd<'_>, small: bool) -> io::Result<()> {
+    /// asm-generic/socket.h, linux/socket.h
+    const SO_BUF_LOCK: libc::c_int = 72;
+    const SOCK_RCVBUF_LOCK: libc::c_int = 2;
+    set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, if small { SOCK_RCVBUF_LOCK } else { 0 })
+}
+
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the length given.
