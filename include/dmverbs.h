@@ -51,8 +51,8 @@ struct dmv_piece {
  * @handle: for dmv_return_message()
  * @pieces: its pieces, in the order of its bytes
  * @num_pieces: how many; 0 for a message without payload
- * @dmabuf: the dma-buf in which they are, or -1 if none is in one. It belongs to the library. The messages of a
- *	connection share one, and as a rule so do all of an interface and a device.
+ * @dmabuf: the dma-buf in which they are, or -1 if none is in one. It belongs to the library. As a rule the
+ *	messages of an interface and a device share one, until a queue that was lent is gone and another takes its place.
  *
  * `pieces`, `dmabuf`, and what they tell of, are valid until the message is returned. Who keeps a dma-buf for longer
  * duplicates it (dup(2)), and knows it again by its file (fstat(2)), not by its number.

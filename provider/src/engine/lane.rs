@@ -57,10 +57,10 @@ pub(super) struct LaneIn {
     state: In,
     /// What has been put into its place, and not given back yet.
     owed: Vec<Piece>,
-    /// When it last brought something into the host's memory, and it was looked why.
+    /// When it was last looked whether its queue is gone.
     looked: Tick,
-    /// Since when it has had something that no frame has announced, and turns after the time for that was over.
-    early: Option<(Tick, u32)>,
+    /// Since when it has had something that no frame has announced, and when that was last seen.
+    early: (Tick, Tick),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,10 +77,10 @@ const KEYS: usize = 4096;
 /// queue: as much as a fresh socket's buffer, 128 KiB (tcp_rmem, tcp(7)), so that half of it is left.
 const STRANGERS: usize = 128;
 const STRANGER_TIME: Tick = 5_000_000_000;
-/// What comes on a lane before a frame has announced it may wait so long for that; and then for so many more turns, for
-/// this process may have been stopped, and the frame be there.
+/// What comes on a lane before a frame has announced it may wait so long for that. It is seen all the while, as epoll tells
+/// of it again and again: if it was not seen for so long between, it was read, or this process was stopped.
 const EARLY_TIME: Tick = 5_000_000_000;
-const EARLY_TURNS: u32 = 64;
+const EARLY_GAP: Tick = 500_000_000;
 
 /// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
 const PAUSE: Tick = 1_000_000_000;
@@ -113,9 +113,12 @@ impl Lanes {
     /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the
     /// one that was taken before is gone, or there was none.
     pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
+        if self.devmem == Devmem::Off || self.find(ifindex, device.kind()).is_some_and(|known| known.is_live()) {
+            return;
+        }
         let mut failed = self.taking.lock();
         let known = self.find(ifindex, device.kind());
-        if self.devmem == Devmem::Off || known.as_ref().is_some_and(|known| known.is_live()) {
+        if known.as_ref().is_some_and(|known| known.is_live()) {
             return;
         }
         if known.is_some() && failed.is_some_and(|failed| time::now() < failed + PAUSE) {
@@ -155,10 +158,15 @@ impl Lanes {
     /// waiting.
     fn queue(&self, progress: &'static Progress, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
         let receiver = self.find(ifindex, kind)?;
+        let now = time::now();
+        let asked = receiver.asked.load(Ordering::Relaxed);
+        if now < asked + PAUSE {
+            return None;
+        }
         if receiver.is_live() {
             return Some(receiver);
         }
-        if self.taking.try_lock()?.is_none_or(|failed| time::now() >= failed + PAUSE) {
+        if receiver.asked.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let take = move || progress.lanes.prepare(progress, ifindex, receiver.memory().0);
             if let Err(e) = std::thread::Builder::new().name("dmverbs queue".into()).spawn(take) {
                 tracing::debug!(error = %e, "no thread to ask for a queue with");
@@ -202,8 +210,8 @@ impl Lanes {
             return;
         }
         if meeting.strangers.len() >= STRANGERS {
-            tracing::warn!(%from, "too many connections to the port of a lane: closing the newest");
-            return;
+            let (_, from, _) = meeting.strangers.remove(0);
+            tracing::warn!(%from, "too many connections to the port of a lane: closing the oldest");
         }
         if let Err(e) = socket::keep_small(socket.as_fd(), true) {
             tracing::debug!(error = %e, "a stranger may take much of a queue's memory");
@@ -274,6 +282,15 @@ impl LaneOut {
 }
 
 impl LaneIn {
+    /// Whether nothing can come of it: it has not become ready, and its queue is gone. Looked at now and then.
+    fn is_hopeless(&mut self, now: Tick) -> bool {
+        if self.is_ready() || now < self.looked + PAUSE {
+            return false;
+        }
+        self.looked = now;
+        !self.receiver.is_live()
+    }
+
     /// Whether the peer may be asked for payload here.
     pub(super) fn is_ready(&self) -> bool {
         self.state == In::Ready
@@ -288,6 +305,11 @@ impl Conn {
     /// Payload for a device has come, or will come, in-band: the peer hears that there is a better way.
     pub(super) fn want_lane(&self, inner: &mut Inner, device: Kind, key: u32) {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+        let now = time::now();
+        link.next_in.take_if(|lane| lane.is_hopeless(now));
+        if let Some(lane) = link.lane_in.take_if(|lane| lane.is_hopeless(now)) {
+            lane.close(self.progress.epoll());
+        }
         if link.lane_in.is_none() {
             let Some(receiver) = self.progress.lanes.queue(self.progress, peer.ifindex, device) else { return };
             link.lane_in = LaneIn::over(receiver);
@@ -348,7 +370,9 @@ impl Conn {
             }
             Note::Ready => {
                 let Some(link) = &mut inner.link else { return };
-                if let Some(lane) = link.lane_out.as_mut().filter(|lane| lane.state == Out::Tried) {
+                // Before it has heard of the lane, and of all that is on the one before, no peer says this.
+                let told = !link.batch.as_ref().is_some_and(Batch::wants_lane);
+                if let Some(lane) = link.lane_out.as_mut().filter(|lane| told && lane.state == Out::Tried) {
                     tracing::debug!(qpn = self.qpn, "a lane to the peer");
                     lane.state = Out::Ready;
                     link.close_past(self.progress.epoll());
@@ -362,14 +386,19 @@ impl Conn {
         if self.progress.lanes.devmem == Devmem::Off {
             return Ok(());
         }
-        if let Some(lane) = link.lane_out.as_ref().filter(|lane| lane.challenge != challenge) {
-            // Another, in the place of one that was used. One at a time: an offer is a wish.
-            if !lane.is_ready() || link.past_out.is_some() {
+        if let Some(lane) = link.lane_out.take_if(|lane| lane.challenge != challenge) {
+            // Another, in its place.
+            if !lane.is_ready() {
+                lane.stream.deregister(self.progress.epoll());
+            } else if link.past_out.is_some() {
+                // One at a time: an offer is a wish.
+                link.lane_out = Some(lane);
                 return Ok(());
+            } else {
+                // It carries what has been announced already, and no more.
+                lane.stream.set_token(self.progress.epoll(), self.lane_token(LANE_PAST))?;
+                link.past_out = Some(lane);
             }
-            // It carries what has been announced already, and no more.
-            lane.stream.set_token(self.progress.epoll(), self.lane_token(LANE_PAST))?;
-            link.past_out = link.lane_out.take();
         }
         if link.lane_out.is_none() {
             // The kernel sends from device memory only by the interface that it is bound to, whatever routes prefer.
@@ -459,8 +488,8 @@ impl Conn {
         let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) else { return };
         if event.is_dead() {
             self.lose(inner);
-        } else if event.is_ended() {
-            // What it has brought is still there for the frames that announce it; the end is read behind that.
+        } else if event.is_ended() && socket::unread(socket).is_ok_and(|unread| unread == 0) {
+            // The end itself is read when a frame wants more.
             if let Err(e) = self.progress.epoll().modify(socket, self.lane_token(LANE_IN), Interest::NONE) {
                 tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
             }
@@ -475,9 +504,12 @@ impl Conn {
         let Some(link) = inner.link.as_mut().filter(|link| !link.inbox.waits_for_lane()) else { return };
         let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
         let now = time::now();
-        let (since, turns) = lane.early.get_or_insert((now, 0));
-        *turns += u32::from(now > *since + EARLY_TIME);
-        if *turns > EARLY_TURNS && !inner.engine.has_failed() {
+        let (since, seen) = &mut lane.early;
+        if now > *seen + EARLY_GAP {
+            *since = now;
+        }
+        *seen = now;
+        if now > *since + EARLY_TIME && !inner.engine.has_failed() {
             self.break_off(inner, "sends on a lane what no frame announces");
             self.flush(inner);
         }
@@ -498,11 +530,12 @@ impl Conn {
     /// Nothing more can be sent on the lane that another has taken the place of; nothing may be left to be.
     fn on_dead_past(self: &Arc<Self>, inner: &mut Inner) {
         let Some(link) = &mut inner.link else { return };
-        let Some(past) = link.past_out.take() else { return };
-        past.stream.deregister(self.progress.epoll());
-        if past.notices.is_waiting() || link.batch.as_ref().is_some_and(Batch::wants_lane) {
+        if link.batch.as_ref().is_some_and(Batch::wants_lane) {
             tracing::debug!(qpn = self.qpn, "a lane broke");
             self.lose(inner);
+        } else if let Some(past) = link.past_out.take_if(|past| !past.notices.is_waiting()) {
+            // Of one with notices to come epoll tells again.
+            past.stream.deregister(self.progress.epoll());
         }
     }
 
@@ -583,7 +616,7 @@ impl Conn {
             Err(e) => return Err(e),
         };
         let receiver = lane.receiver.clone();
-        lane.early = None;
+        lane.early = (0, 0);
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         engine.on_moved();
         traffic.received += n as u64;
@@ -656,7 +689,7 @@ impl LaneIn {
             state: In::Offered,
             owed: Vec::new(),
             looked: 0,
-            early: None,
+            early: (0, 0),
         })
     }
 

@@ -125,10 +125,10 @@ impl Arriving {
         }
     }
 
-    /// Bytes in the memory of a queue; false if that cannot be spared.
+    /// Bytes in the memory of a queue; false if that cannot be spared, or others of the message are in that of another.
     fn hold(&mut self, receiver: &Arc<Receiver>, lane: &Arc<Socket>, piece: Piece) -> bool {
         let Piece::Device { at, len, .. } = piece else { return false };
-        if !receiver.spare(at, len) {
+        if self.held.as_ref().is_some_and(|held| !Arc::ptr_eq(&held.lane, lane)) || !receiver.spare(at, len) {
             return false;
         }
         let held = self.held.get_or_insert_with(|| Held {

@@ -483,6 +483,7 @@ impl Progress {
                 self.thread_turn().bootstrap_tick(self, now);
             }
             if self.lanes.next() <= now {
+                self.look();
                 self.lanes.expire(now);
             }
             let deadline = self.next_due();

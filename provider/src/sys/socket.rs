@@ -249,6 +249,14 @@ pub(crate) fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 6)
 }
 
+/// Bytes that wait to be read (tcp(7), SIOCINQ).
+pub(crate) fn unread(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: `bytes` is writable.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes as usize)
+}
+
 /// Whether what waits to be read may come to no more than the socket's buffer has room for now (`SO_BUF_LOCK`,
 /// net/core/sock.c): else the kernel makes that larger when it is full.
 pub(crate) fn keep_small(socket: BorrowedFd<'_>, small: bool) -> io::Result<()> {

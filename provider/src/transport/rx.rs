@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
 use dmverbs_netdev::{Lease, Protocol, Vacancy, bind_to_interface};
@@ -25,6 +25,8 @@ pub(crate) struct Receiver {
     listener: Socket,
     port: u16,
     held: HeldBlocks,
+    /// When another was last asked for in its place; 0 for never.
+    pub(crate) asked: AtomicU64,
 }
 
 /// What the queue is ours by.
@@ -86,6 +88,7 @@ impl Receiver {
             listener,
             port,
             held: HeldBlocks::default(),
+            asked: AtomicU64::new(0),
         })
     }
 
