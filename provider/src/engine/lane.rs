@@ -101,6 +101,7 @@ pub(crate) struct Lanes {
 #[derive(Debug, Default)]
 struct Meeting {
     receivers: Vec<Arc<Receiver>>,
+    /// The oldest first.
     strangers: Vec<(Tick, SocketAddr, Socket)>,
     expected: Vec<(SocketAddr, Arc<Conn>)>,
 }
@@ -211,7 +212,7 @@ impl Lanes {
         }
         if meeting.strangers.len() >= STRANGERS {
             let (_, from, _) = meeting.strangers.remove(0);
-            tracing::warn!(%from, "too many connections to the port of a lane: closing the oldest");
+            tracing::debug!(%from, "too many connections to the port of a lane: closing the oldest");
         }
         if let Err(e) = socket::keep_small(socket.as_fd(), true) {
             tracing::debug!(error = %e, "a stranger may take much of a queue's memory");
@@ -237,15 +238,15 @@ impl Lanes {
         if closed > 0 {
             tracing::warn!(closed, "connections to the port of a lane were of no peer");
         }
-        let next = meeting.strangers.iter().map(|(until, ..)| *until).min();
-        self.next.store(next.unwrap_or(Tick::MAX), Ordering::Release);
+        let next = meeting.strangers.first().map_or(Tick::MAX, |(until, ..)| *until);
+        self.next.store(next, Ordering::Release);
     }
 
     /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
     fn meet(&self, conn: &Arc<Conn>, from: SocketAddr) -> Option<Socket> {
         let mut meeting = self.meeting.lock();
         if let Some(i) = meeting.strangers.iter().position(|(_, address, _)| *address == from) {
-            let socket = meeting.strangers.swap_remove(i).2;
+            let socket = meeting.strangers.remove(i).2;
             if let Err(e) = socket::keep_small(socket.as_fd(), false) {
                 tracing::debug!(error = %e, "a lane keeps a small buffer");
             }
@@ -431,9 +432,7 @@ impl Conn {
         for lane in [&link.lane_out, &link.past_out].into_iter().flatten() {
             lane.stream.deregister(self.progress.epoll());
         }
-        if link.lane_in.is_some() {
-            self.progress.lanes.forget(self);
-        }
+        self.progress.lanes.forget(self);
         if let Some(lane) = &link.lane_in {
             lane.close(self.progress.epoll());
         }
