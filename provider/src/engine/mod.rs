@@ -7,6 +7,7 @@
 mod bootstrap;
 mod conn;
 mod lane;
+mod lanes;
 mod link;
 mod links;
 mod message;
@@ -29,7 +30,7 @@ use parking_lot::{Mutex, MutexGuard};
 use bootstrap::Bootstrap;
 pub(crate) use bootstrap::Peer;
 pub(crate) use conn::{Conn, Inner, Phase};
-use lane::Lanes;
+use lanes::Lanes;
 use links::Links;
 use receive::Staging;
 use registry::Registry;

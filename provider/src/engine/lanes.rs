@@ -1,0 +1,203 @@
+//! The queues that receive into the memory of devices, and the ports from which payload is steered there: where peers'
+//! lanes (WIRE §8) arrive, and connections that are of no peer.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dmverbs_proto::Tick;
+use parking_lot::Mutex;
+
+use super::conn::Conn;
+use super::{LANE_LISTENER, Progress};
+use crate::config::Devmem;
+use crate::mem::{Device, Kind};
+use crate::sys::epoll::Interest;
+use crate::sys::socket::{self, Socket};
+use crate::sys::time;
+use crate::transport::Receiver;
+
+/// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
+pub(super) const PAUSE: Tick = 1_000_000_000;
+/// Connections to a lane's port of which nobody has told us yet: so many, and so long. What they send takes memory of the
+/// queue: as much as a fresh socket's buffer, 128 KiB (tcp_rmem, tcp(7)), so that half of it is left.
+const STRANGERS: usize = 128;
+const STRANGER_TIME: Tick = 5_000_000_000;
+
+/// The queues that are ours, and who meets whom at their ports.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    pub(super) devmem: Devmem,
+    /// The port that is steered to a queue that has been leased.
+    steered: Option<u16>,
+    /// Held by who takes a queue; when one was last asked for in vain.
+    taking: Mutex<Option<Tick>>,
+    meeting: Mutex<Meeting>,
+    /// When the first of the strangers has waited long enough.
+    next: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Meeting {
+    receivers: Vec<Arc<Receiver>>,
+    /// The oldest first.
+    strangers: Vec<(Tick, SocketAddr, Socket)>,
+    expected: Vec<(SocketAddr, Arc<Conn>)>,
+}
+
+impl Lanes {
+    pub(super) fn new(devmem: Devmem, steered: Option<u16>) -> Lanes {
+        Lanes { devmem, steered, taking: Mutex::default(), meeting: Mutex::default(), next: AtomicU64::new(Tick::MAX) }
+    }
+
+    /// Memory of `device` has been registered for an interface: takes a queue of it, if there is one to be had, and the
+    /// one that was taken before is gone, or there was none.
+    pub(crate) fn prepare(&self, progress: &Progress, ifindex: u32, device: &dyn Device) {
+        if self.devmem == Devmem::Off || self.find(ifindex, device.kind()).is_some_and(|known| known.is_live()) {
+            return;
+        }
+        let mut failed = self.taking.lock();
+        let known = self.find(ifindex, device.kind());
+        if known.as_ref().is_some_and(|known| known.is_live()) {
+            return;
+        }
+        if known.is_some() && failed.is_some_and(|failed| time::now() < failed + PAUSE) {
+            return;
+        }
+        let receiver = match Receiver::open(ifindex, device, progress.registry.ports(), self.steered) {
+            Ok(receiver) => receiver,
+            Err(why) => {
+                tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");
+                *failed = Some(time::now());
+                return;
+            }
+        };
+        let mut meeting = self.meeting.lock();
+        let known = known.and_then(|known| meeting.receivers.iter().position(|one| Arc::ptr_eq(one, &known)));
+        let index = known.unwrap_or(meeting.receivers.len());
+        let token = LANE_LISTENER | index as u64;
+        if let Err(e) = progress.epoll.add(receiver.listener(), token, Interest::READ) {
+            tracing::warn!(error = %e, "nobody would be heard at the port of a lane");
+            return;
+        }
+        tracing::info!(ifindex, port = receiver.port(), kind = ?device.kind(), "a queue receives into device memory");
+        let receiver = Arc::new(receiver);
+        match meeting.receivers.get_mut(index) {
+            // The broker that lent the queue is gone.
+            Some(dead) => {
+                let dead = std::mem::replace(dead, receiver);
+                if let Err(e) = progress.epoll.delete(dead.listener()) {
+                    tracing::warn!(error = %e, "the port of a queue that is gone is still listened to");
+                }
+            }
+            None => meeting.receivers.push(receiver),
+        }
+    }
+
+    /// The queue for memory of `kind`. If it is gone, another is asked for, by a thread of its own, as a broker may keep it
+    /// waiting.
+    pub(super) fn queue(&self, progress: &'static Progress, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
+        let receiver = self.find(ifindex, kind)?;
+        let now = time::now();
+        let asked = receiver.asked.load(Ordering::Relaxed);
+        if now < asked + PAUSE {
+            return None;
+        }
+        if receiver.is_live() {
+            return Some(receiver);
+        }
+        if receiver.asked.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let take = move || progress.lanes.prepare(progress, ifindex, receiver.memory().0);
+            if let Err(e) = std::thread::Builder::new().name("dmverbs queue".into()).spawn(take) {
+                tracing::debug!(error = %e, "no thread to ask for a queue with");
+            }
+        }
+        None
+    }
+
+    fn find(&self, ifindex: u32, kind: Kind) -> Option<Arc<Receiver>> {
+        self.meeting.lock().receivers.iter().find(|receiver| receiver.serves(ifindex, kind)).cloned()
+    }
+
+    /// The process exits: gives the queues back.
+    pub(super) fn close(&self) {
+        if let Some(mut meeting) = self.meeting.try_lock() {
+            meeting.receivers.drain(..).for_each(|receiver| receiver.close());
+        }
+    }
+
+    /// Somebody has connected to a lane's port.
+    pub(super) fn accept(&self, progress: &Progress, index: u64) {
+        let Some(receiver) = self.meeting.lock().receivers.get(index as usize).cloned() else { return };
+        loop {
+            match socket::accept(receiver.listener()) {
+                Ok(Some((socket, from))) => self.came(progress, socket, from),
+                Ok(None) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot accept a lane");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn came(&self, progress: &Progress, socket: Socket, from: SocketAddr) {
+        let mut meeting = self.meeting.lock();
+        if let Some(i) = meeting.expected.iter().position(|(address, _)| *address == from) {
+            let (_, conn) = meeting.expected.swap_remove(i);
+            drop(meeting);
+            conn.take_lane(&mut conn.lock(), socket);
+            return;
+        }
+        if meeting.strangers.len() >= STRANGERS {
+            let (_, from, _) = meeting.strangers.remove(0);
+            tracing::debug!(%from, "too many connections to the port of a lane: closing the oldest");
+        }
+        if let Err(e) = socket::keep_small(socket.as_fd(), true) {
+            tracing::debug!(error = %e, "a stranger may take much of a queue's memory");
+        }
+        let until = time::now() + STRANGER_TIME;
+        meeting.strangers.push((until, from, socket));
+        if self.next.fetch_min(until, Ordering::AcqRel) > until {
+            progress.wake();
+        }
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub(super) fn next(&self) -> Tick {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// Closes the connections that nobody has told us of in time.
+    pub(super) fn expire(&self, now: Tick) {
+        let mut meeting = self.meeting.lock();
+        let before = meeting.strangers.len();
+        meeting.strangers.retain(|(until, ..)| *until > now);
+        let closed = before - meeting.strangers.len();
+        if closed > 0 {
+            tracing::warn!(closed, "connections to the port of a lane were of no peer");
+        }
+        let next = meeting.strangers.first().map_or(Tick::MAX, |(until, ..)| *until);
+        self.next.store(next, Ordering::Release);
+    }
+
+    /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
+    pub(super) fn meet(&self, conn: &Arc<Conn>, from: SocketAddr) -> Option<Socket> {
+        let mut meeting = self.meeting.lock();
+        if let Some(i) = meeting.strangers.iter().position(|(_, address, _)| *address == from) {
+            let socket = meeting.strangers.remove(i).2;
+            if let Err(e) = socket::keep_small(socket.as_fd(), false) {
+                tracing::debug!(error = %e, "a lane keeps a small buffer");
+            }
+            return Some(socket);
+        }
+        meeting.expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+        meeting.expected.push((from, conn.clone()));
+        None
+    }
+
+    pub(super) fn forget(&self, conn: &Arc<Conn>) {
+        self.meeting.lock().expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+    }
+}
