@@ -58,6 +58,8 @@ pub(super) struct LaneIn {
     owed: Vec<Piece>,
     /// When it was last looked whether its queue is gone.
     looked: Tick,
+    /// When the peer is told of it again if it has not come by then, and how long after that.
+    again: (Tick, Tick),
     /// Since when it has had something that no frame has announced, and when that was last seen.
     early: (Tick, Tick),
 }
@@ -72,6 +74,9 @@ enum In {
 
 /// Keys that a peer may have us remember; payload for others comes in-band.
 const KEYS: usize = 4096;
+/// A peer that has not come, or whose probe did not arrive as it should, is told of a lane again after [`PAUSE`], then after
+/// twice as long, and so on up to this.
+const AGAIN_LAST: Tick = 64_000_000_000;
 /// What comes on a lane before a frame has announced it may wait so long for that. It is seen all the while, as epoll tells
 /// of it again and again: if it was not seen for so long between, it was read, or this process was stopped.
 const EARLY_TIME: Tick = 5_000_000_000;
@@ -107,6 +112,25 @@ impl LaneIn {
         !self.receiver.is_live()
     }
 
+    /// Whether the peer is to be told of it again.
+    fn is_due(&mut self, now: Tick) -> bool {
+        let (at, pause) = self.again;
+        if self.stream.is_some() || now < at {
+            return false;
+        }
+        self.again = (now + pause, (pause * 2).min(AGAIN_LAST));
+        true
+    }
+
+    /// What the peer is told, for all keys.
+    fn offers(&self) -> impl Iterator<Item = Note> {
+        self.keys.iter().map(|&rkey| self.offer(rkey))
+    }
+
+    fn offer(&self, rkey: u32) -> Note {
+        Note::Offer { port: self.receiver.port(), rkey, challenge: self.challenge }
+    }
+
     /// Whether the peer may be asked for payload here.
     pub(super) fn is_ready(&self) -> bool {
         self.state == In::Ready
@@ -131,9 +155,13 @@ impl Conn {
             link.lane_in = LaneIn::over(receiver);
         }
         let Some(lane) = link.next_in.as_mut().or(link.lane_in.as_mut()) else { return };
-        if lane.receiver.serves(peer.ifindex, device) && lane.keys.len() < KEYS && lane.keys.insert(key) {
-            let port = lane.receiver.port();
-            inner.engine.say(Note::Offer { port, rkey: key, challenge: lane.challenge });
+        if !lane.receiver.serves(peer.ifindex, device) {
+            return;
+        }
+        if lane.keys.len() < KEYS && lane.keys.insert(key) {
+            inner.engine.say(lane.offer(key));
+        } else if lane.is_due(now) {
+            lane.offers().for_each(|offer| inner.engine.say(offer));
         }
     }
 
@@ -141,8 +169,15 @@ impl Conn {
     /// that.
     fn renew_lane(&self, inner: &mut Inner) {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
-        let Some(lane) = link.lane_in.as_mut().filter(|_| link.next_in.is_none()) else { return };
         let now = time::now();
+        link.next_in.take_if(|next| next.is_hopeless(now));
+        if let Some(next) = &mut link.next_in {
+            if next.is_due(now) {
+                next.offers().for_each(|offer| inner.engine.say(offer));
+            }
+            return;
+        }
+        let Some(lane) = &mut link.lane_in else { return };
         if now < lane.looked + PAUSE {
             return;
         }
@@ -155,8 +190,7 @@ impl Conn {
         let Some(mut next) = LaneIn::over(receiver) else { return };
         tracing::info!(qpn = self.qpn, "the queue of a lane is gone; the peer is offered another");
         next.keys = std::mem::take(&mut lane.keys);
-        let (port, challenge) = (next.receiver.port(), next.challenge);
-        next.keys.iter().for_each(|&rkey| inner.engine.say(Note::Offer { port, rkey, challenge }));
+        next.offers().for_each(|offer| inner.engine.say(offer));
         link.next_in = Some(next);
     }
 
@@ -401,6 +435,8 @@ impl Conn {
             Err(e) => {
                 tracing::warn!(qpn = self.qpn, error = %e, "a lane is of no use");
                 (lane.stream, lane.state) = (None, In::Offered);
+                // Another challenge, so that the peer connects anew when it is told again.
+                lane.challenge = challenge().unwrap_or(lane.challenge);
                 true
             }
         }
@@ -493,16 +529,15 @@ impl Conn {
 impl LaneIn {
     /// One that has not been offered yet; nothing without a random number.
     fn over(receiver: Arc<Receiver>) -> Option<LaneIn> {
-        let mut challenge = [0; 8];
-        random::fill(&mut challenge).ok()?;
         Some(LaneIn {
             receiver,
-            challenge: u64::from_le_bytes(challenge),
+            challenge: challenge()?,
             keys: HashSet::new(),
             stream: None,
             state: In::Offered,
             owed: Vec::new(),
             looked: 0,
+            again: (time::now() + PAUSE, 2 * PAUSE),
             early: (0, 0),
         })
     }
@@ -567,6 +602,12 @@ impl Link {
     fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
         self.lane_in.as_ref()?.stream.as_ref().map(|stream| stream.as_fd())
     }
+}
+
+fn challenge() -> Option<u64> {
+    let mut bytes = [0; 8];
+    random::fill(&mut bytes).ok()?;
+    Some(u64::from_le_bytes(bytes))
 }
 
 /// The kind of memory of `region`, and the key under which peers know it, if it is a device's.
