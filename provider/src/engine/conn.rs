@@ -39,6 +39,9 @@ const BURST: u32 = 16;
 const BURSTS: u32 = 8;
 const BURST_BYTES: u64 = 16 << 10;
 
+/// A call that sends so many bytes is as good as polling: the progress thread would only be in its way.
+const LONG: usize = 64 << 10;
+
 /// What stands for receives where keys are named.
 pub(super) const RECEIVES: u32 = 0;
 
@@ -330,7 +333,6 @@ impl Conn {
             return Ok(());
         };
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
-        let mut long = false;
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             if batch.is_empty() {
@@ -353,7 +355,7 @@ impl Conn {
                     break;
                 }
             }
-            if std::mem::replace(&mut long, true) {
+            if batch.len() >= LONG {
                 self.progress.goes_on();
             }
             match link.flush(traffic, self.progress.epoll(), self.token())? {

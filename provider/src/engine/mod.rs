@@ -248,7 +248,7 @@ impl Progress {
         }
     }
 
-    /// A call sends for a long time. An application's is as good as polling: the thread would only be in its way.
+    /// A call sends for some time. An application's is as good as polling: the thread would only be in its way.
     pub(crate) fn goes_on(&self) {
         if !IS_PROGRESS_THREAD.get() {
             self.standby.polled();

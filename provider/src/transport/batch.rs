@@ -99,13 +99,18 @@ pub(crate) enum Flushed {
 
 impl Batch {
     pub(crate) fn has_room(&self) -> bool {
-        self.control.bytes + self.lane.bytes < BATCH_BYTES
+        self.len() < BATCH_BYTES
             && self.control.segments.len().max(self.lane.segments.len()) < SEGMENTS
             && self.control.stage.len() + MAX_HEADER_LEN + COPY_MAX <= STAGE
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.control.bytes == 0
+    }
+
+    /// Bytes of it, sent or not.
+    pub(crate) fn len(&self) -> usize {
+        self.control.bytes + self.lane.bytes
     }
 
     /// Whether something of it is still to be sent on a lane.
