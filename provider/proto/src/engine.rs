@@ -463,7 +463,7 @@ impl Engine {
             self.notes.pop_front();
             stamped = true;
         }
-        while sink.room() {
+        while (self.requester.unsent() > 0 || self.responder.has_responses()) && sink.room() {
             let responded = match self.responder.emit(sink) {
                 Ok(responded) => responded,
                 Err(SourceGone) => return self.refuse(Refusal::Access),

@@ -25,7 +25,9 @@ pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, IN_BAND, LANE, MAX_CHUNK,
 pub use hello::{HELLO_LEN, Hello, HelloError, Verdict, rnr_timer};
 pub use lane::{PROBE_LEN, probe};
 pub use responder::Destination;
-pub use work::{Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode, Window};
+pub use work::{
+    Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode, Window, slots,
+};
 
 /// Time in nanoseconds since an arbitrary start; it never goes back.
 pub type Tick = u64;

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 
 use crate::engine::{Fatal, Handed, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
-use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Status, Window};
+use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Slots, Status, Window};
 
 /// A request with what became of it.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ pub(crate) enum Emitted {
 pub(crate) struct Requester {
     queue: VecDeque<Sent>,
     capacity: usize,
-    /// Requests ever retired: `queue[i]` sits in slot `(retired + i) % capacity`.
+    slots: Slots,
+    /// Requests ever retired: `queue[i]` is at position `retired + i`.
     retired: u64,
     /// Index of the request that goes out next, and how much of it is out.
     next: usize,
@@ -73,6 +74,7 @@ impl Requester {
         Requester {
             queue: VecDeque::with_capacity(capacity.min(256)),
             capacity,
+            slots: Slots::new(capacity),
             retired: 0,
             next: 0,
             offset: 0,
@@ -102,12 +104,9 @@ impl Requester {
         }
     }
 
-    fn slot(&self, position: u64) -> u32 {
-        (position % self.capacity.max(1) as u64) as u32
-    }
-
+    #[inline]
     pub(crate) fn next_slot(&self) -> u32 {
-        self.slot(self.retired + self.queue.len() as u64)
+        self.slots.at(self.retired + self.queue.len() as u64)
     }
 
     /// Room for this many more requests.
@@ -280,7 +279,7 @@ impl Requester {
         let source = if frame.len == 0 && !has_response {
             Source::None
         } else {
-            Source::Request { slot: (position % self.capacity as u64) as u32, offset: self.offset }
+            Source::Request { slot: self.slots.at(position), offset: self.offset }
         };
         sent.lent += u32::from(sink.frame(&frame, source)? == Handed::Lent);
         if self.offset == 0 {
@@ -343,8 +342,7 @@ impl Requester {
 
     /// Memory that was lent for a frame of the request in `slot` is given back.
     pub(crate) fn release(&mut self, slot: u32) {
-        let capacity = self.capacity.max(1) as u64;
-        let index = (u64::from(slot) + capacity - self.retired % capacity) % capacity;
+        let index = self.slots.distance(self.retired, slot);
         if let Some(sent) = self.queue.get_mut(index as usize) {
             sent.lent = sent.lent.saturating_sub(1);
         }
@@ -362,7 +360,7 @@ impl Requester {
         {
             return Err(Fatal::Sequence("answers a READ otherwise than asked"));
         }
-        Ok((self.slot(position), self.response_offset))
+        Ok((self.slots.at(position), self.response_offset))
     }
 
     /// The payload of a READ response frame is in its place.
@@ -381,7 +379,7 @@ impl Requester {
         if matches!(self.queue[(position - self.retired) as usize].request.op, SendOp::Read(_)) {
             return Err(Fatal::Sequence("answers a READ as an atomic"));
         }
-        let slot = self.slot(position);
+        let slot = self.slots.at(position);
         self.finish_response();
         Ok(slot)
     }

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 
 use crate::engine::{Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
-use crate::work::{AtomicOp, Completion, Extra, Status, WcOpcode};
+use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 
 /// Acknowledge at once after this many requests, or bytes, or the lesser number of both (WIRE §5.2); before, acks wait
 /// for a frame to ride on.
@@ -71,7 +71,8 @@ enum Answer {
 pub(crate) struct Responder {
     receives: VecDeque<Receive>,
     capacity: usize,
-    /// Receives ever posted and ever completed; slot = position % capacity.
+    slots: Slots,
+    /// Receives ever posted and ever completed.
     posted: u32,
     completed: u64,
     inbound: Option<Inbound>,
@@ -92,6 +93,7 @@ impl Responder {
         Responder {
             receives: VecDeque::with_capacity(capacity.min(256)),
             capacity,
+            slots: Slots::new(capacity),
             posted: 0,
             completed: 0,
             inbound: None,
@@ -120,8 +122,7 @@ impl Responder {
 
     pub(crate) fn next_slot(&self) -> u32 {
         let filling = u64::from(matches!(self.inbound, Some(Inbound::Send { .. })));
-        let position = self.completed + filling + self.receives.len() as u64;
-        (position % self.capacity.max(1) as u64) as u32
+        self.slots.at(self.completed + filling + self.receives.len() as u64)
     }
 
     pub(crate) fn post(&mut self, id: u64, len: u32) -> Option<u32> {
@@ -191,8 +192,13 @@ impl Responder {
         !self.responses.is_empty()
     }
 
-    /// Sends the next frame of the oldest response.
+    /// Sends the next frame of the oldest response, if there is one.
+    #[inline]
     pub(crate) fn emit(&mut self, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
+        if self.responses.is_empty() { Ok(false) } else { self.emit_response(sink) }
+    }
+
+    fn emit_response(&mut self, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
         let Some(response) = self.responses.front() else { return Ok(false) };
         let mut frame = Frame { credit: self.posted, ..Frame::new(Op::ReadResponse) };
         let (source, last) = match response.answer {
@@ -243,7 +249,7 @@ impl Responder {
             };
             self.inbound = Some(inbound);
         }
-        let slot = (self.completed % self.capacity.max(1) as u64) as u32;
+        let slot = self.slots.at(self.completed);
         let (left, destination) = match (&mut self.inbound, frame.op) {
             (Some(Inbound::Write { total, left, next, rkey }), Op::Write) => {
                 if (frame.addr, frame.rkey) != (*next, *rkey) {

@@ -38,6 +38,36 @@ bitflags::bitflags! {
     }
 }
 
+/// What the slots of a queue are numbered by: the position of a request among all that were ever posted, in a ring of a
+/// power of two of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slots {
+    mask: u64,
+}
+
+impl Slots {
+    pub(crate) fn new(capacity: usize) -> Slots {
+        Slots { mask: slots(capacity) as u64 - 1 }
+    }
+
+    /// The slot of the request at `position`.
+    #[inline]
+    pub(crate) fn at(self, position: u64) -> u32 {
+        (position & self.mask) as u32
+    }
+
+    /// How far behind the request at `position` the one in `slot` is.
+    pub(crate) fn distance(self, position: u64, slot: u32) -> u64 {
+        u64::from(slot).wrapping_sub(position) & self.mask
+    }
+}
+
+/// How many slots a queue of `capacity` requests has: what numbers them stays below this.
+#[must_use]
+pub fn slots(capacity: usize) -> usize {
+    capacity.next_power_of_two()
+}
+
 /// Where a one-sided request goes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Remote {

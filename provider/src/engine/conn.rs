@@ -135,8 +135,8 @@ impl Conn {
             link: None,
             named: None,
             place: Some(place),
-            sends: SlotRing::new(cap.send_wr as usize),
-            receives: SlotRing::new(cap.recv_wr as usize),
+            sends: SlotRing::new(proto::slots(cap.send_wr as usize)),
+            receives: SlotRing::new(proto::slots(cap.recv_wr as usize)),
             messages: Messages::default(),
             reads: Vec::new(),
             traffic: Traffic::default(),
@@ -335,6 +335,8 @@ impl Conn {
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
+            // What waited for the socket was filled before; there may be more by now.
+            let mut more = true;
             if batch.is_empty() {
                 let lane = link.lane_out.as_ref();
                 let answers_by_lane = link.lane_in.as_ref().is_some_and(LaneIn::is_ready);
@@ -354,12 +356,14 @@ impl Conn {
                 if batch.is_empty() {
                     break;
                 }
+                more = !batch.has_room();
             }
             if batch.len() >= LONG {
                 self.progress.goes_on();
             }
             match link.flush(traffic, self.progress.epoll(), self.token())? {
-                Flushed::All => {}
+                Flushed::All if more => {}
+                Flushed::All => break,
                 Flushed::Blocked => return Ok(()),
                 Flushed::Revoked => return Err(io::Error::other("memory was deregistered while the peer read it")),
             }

@@ -9,7 +9,7 @@ use super::rng::Rng;
 use crate::engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Note, Refusal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, LANE};
 use crate::responder::Destination;
-use crate::work::{Access, AtomicOp, Completion, Request, SendFlags, SendOp, Status};
+use crate::work::{Access, AtomicOp, Completion, Request, SendFlags, SendOp, Status, slots};
 
 /// A send work request.
 #[derive(Clone, Debug)]
@@ -98,8 +98,8 @@ impl Side {
             placed: Vec::new(),
             refused: None,
             fatal: None,
-            sends: vec![Vec::new(); limits.send_wr],
-            receives: vec![Vec::new(); limits.recv_wr],
+            sends: vec![Vec::new(); slots(limits.send_wr)],
+            receives: vec![Vec::new(); slots(limits.recv_wr)],
             reads: Vec::new(),
             notes: Vec::new(),
             lane: None,
