@@ -124,27 +124,36 @@ impl<T: Copy> Ring<T> {
         self.back.dead.load(Ordering::Acquire)
     }
 
-    /// Adds all items, in order, or as many as fit; a dead ring takes none.
+    /// Adds all items, in order, or as many as fit; a dead ring takes none. The iterator runs under the producers' lock,
+    /// but for its first item; without one, nothing is locked.
     #[inline]
-    pub(crate) fn push(&self, items: &[T], solicited: impl Fn(&T) -> bool) -> Pushed {
-        let mut producer = self.back.producer.lock();
-        if items.is_empty() || self.back.dead.load(Ordering::Relaxed) {
-            return Pushed::default();
-        }
-        if producer.queued() + items.len() > (producer.mask + 1).min(producer.capacity) {
-            self.make_room(&mut producer, items.len());
-        }
-        let fit = items.len().min(producer.capacity - producer.queued());
-        for item in &items[..fit] {
+    pub(crate) fn push(&self, items: impl IntoIterator<Item = T>, solicited: impl Fn(&T) -> bool) -> Pushed {
+        let mut locked = None;
+        let (mut any_solicited, mut overflowed) = (false, false);
+        for item in items {
+            let producer = locked.get_or_insert_with(|| self.back.producer.lock());
+            if overflowed || self.back.dead.load(Ordering::Relaxed) {
+                continue;
+            }
+            any_solicited |= solicited(&item);
+            if !producer.has_room() {
+                self.make_room(producer);
+                if !producer.has_room() {
+                    overflowed = true;
+                    continue;
+                }
+            }
             // SAFETY:
-            // - Of `mask + 1` slots no more than `queued()` are in use, which leaves `fit`: `make_room`.
+            // - Fewer than `mask + 1` slots are in use: `has_room`.
             // - The slot is ours: its item is not queued, and we hold the producers' lock.
-            unsafe { producer.slots.write(producer.tail & producer.mask, *item) };
+            unsafe { producer.slots.write(producer.tail & producer.mask, item) };
             producer.tail = producer.tail.wrapping_add(1);
         }
+        let Some(mut producer) = locked.filter(|_| !self.back.dead.load(Ordering::Relaxed)) else {
+            return Pushed::default();
+        };
         // pairs with the Acquire in `pop` and `is_empty`: the slots are consumers' from here on
         self.back.tail.store(producer.tail, Ordering::Release);
-        let overflowed = fit < items.len();
         if overflowed {
             // pairs with the Acquire in `is_dead`
             self.back.dead.store(true, Ordering::Release);
@@ -152,7 +161,7 @@ impl<T: Copy> Ring<T> {
         // An overflow is told to whoever waits for anything: nothing else will ever come.
         let notify = match producer.notify {
             Notify::Never => false,
-            Notify::Solicited => overflowed || items.iter().any(solicited),
+            Notify::Solicited => overflowed || any_solicited,
             Notify::Next => true,
         };
         if notify {
@@ -235,17 +244,19 @@ impl<T: Copy> Ring<T> {
         Ok(())
     }
 
-    /// Learns what has been popped, and widens the window if `n` items more, or as many as the capacity lets in, need it.
+    /// Learns what has been popped, and widens the window if another item needs it and the capacity lets it in.
     #[cold]
     #[inline(never)]
-    fn make_room(&self, producer: &mut Producer<T>, n: usize) {
+    fn make_room(&self, producer: &mut Producer<T>) {
         // pairs with the Release in `pop`: the slots before `head` have been read
         producer.head = self.front.head.load(Ordering::Acquire);
-        let needed = (producer.queued() + n).min(producer.capacity);
+        let needed = (producer.queued() + 1).min(producer.capacity);
         if needed <= producer.mask + 1 {
             return;
         }
         let mut consumer = self.front.consumer.lock();
+        // What the same push has added before: `consumer.tail` is never beyond `back.tail`.
+        self.back.tail.store(producer.tail, Ordering::Release);
         (producer.head, consumer.tail) = (consumer.head, producer.tail);
         let mask = needed.next_power_of_two() - 1;
         for at in consumer.positions() {
@@ -265,6 +276,12 @@ impl<T> Producer<T> {
     #[inline]
     fn queued(&self) -> usize {
         self.tail.wrapping_sub(self.head)
+    }
+
+    /// Whether another item fits, as far as is known.
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.queued() < (self.mask + 1).min(self.capacity)
     }
 }
 
@@ -381,7 +398,7 @@ mod tests {
         let ring = ring(10);
         assert!(!push(&ring, 0..1).notify);
         ring.notify(Notify::Next);
-        assert!(!ring.push(&[], |_| true).notify);
+        assert!(!ring.push([], |_| true).notify);
         assert!(push(&ring, 1..2).notify);
         assert!(!push(&ring, 2..3).notify);
     }
@@ -465,7 +482,7 @@ mod tests {
     }
 
     fn push(ring: &Ring<u64>, items: std::ops::Range<u64>) -> Pushed {
-        ring.push(&items.collect::<Vec<_>>(), |item| *item == SOLICITED)
+        ring.push(items, |item| *item == SOLICITED)
     }
 
     fn pop(ring: &Ring<u64>, max: usize) -> Vec<u64> {

@@ -1,6 +1,7 @@
 //! One QP at work: its protocol engine, its stream, and the memory its requests name.
 
 use std::io;
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,7 @@ use super::receive::{Received, Staging};
 use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
-use crate::object::{
-    AsyncEvent, Completion, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic,
-};
+use crate::object::{AsyncEvent, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic};
 use crate::sys::socket::Iov;
 use crate::transport::{Flushed, Stream};
 
@@ -406,29 +405,11 @@ impl Conn {
 
     /// Moves completions to their queues, and tells the owner of a failure once.
     pub(super) fn settle(&self, inner: &mut Inner) {
-        const AT_ONCE: usize = 32;
         if inner.phase == Phase::Gone {
             return;
         }
-        let mut out = [EMPTY; AT_ONCE];
-        for (cq, send) in [(&self.send_cq, true), (&self.recv_cq, false)] {
-            loop {
-                let mut n = 0;
-                while n < AT_ONCE {
-                    let next = if send { inner.engine.poll_send() } else { inner.engine.poll_recv() };
-                    let Some(completion) = next else { break };
-                    out[n] = completion;
-                    n += 1;
-                }
-                if n == 0 {
-                    break;
-                }
-                cq.push_batch(&out[..n]);
-                if n < AT_ONCE {
-                    break;
-                }
-            }
-        }
+        self.send_cq.push(iter::from_fn(|| inner.engine.poll_send()));
+        self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv()));
         if inner.drained_wanted && inner.engine.is_drained() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));
@@ -636,16 +617,6 @@ pub(super) struct Serviced {
 
 /// Reads from one connection before others get their turn.
 const TURNS: u32 = 16;
-
-const EMPTY: Completion = Completion {
-    id: 0,
-    status: Status::Success,
-    opcode: proto::WcOpcode::Send,
-    len: 0,
-    qpn: 0,
-    extra: proto::Extra::None,
-    solicited: false,
-};
 
 fn limits(cap: &QpCap) -> proto::Limits {
     proto::Limits { send_wr: cap.send_wr as usize, recv_wr: cap.recv_wr as usize }

@@ -126,7 +126,7 @@ impl Cq {
 
     /// Adds completions; an overflow kills the queue.
     #[inline]
-    pub(crate) fn push_batch(&self, completions: &[Completion]) {
+    pub(crate) fn push(&self, completions: impl IntoIterator<Item = Completion>) {
         let pushed = self.ring.push(completions, |completion| completion.solicited);
         if pushed != Pushed::default() {
             self.tell(pushed);
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn completions_come_out_in_the_order_they_went_in() {
         let cq = Cq::create(&context(), 100, None, 1).unwrap();
-        cq.push_batch(&(0..50).map(completion).collect::<Vec<_>>());
+        cq.push((0..50).map(completion));
         assert_eq!(poll(&cq, 20).unwrap(), (0..20).collect::<Vec<_>>());
         assert!(poll(&cq, 0).unwrap().is_empty());
         assert_eq!(poll(&cq, 100).unwrap(), (20..50).collect::<Vec<_>>());
@@ -240,7 +240,7 @@ mod tests {
         let context = context();
         let cq = Cq::create(&context, 2, None, 7).unwrap();
         for id in 0..4 {
-            cq.push_batch(&[completion(id)]);
+            cq.push([completion(id)]);
         }
         assert_eq!(context.wait_event().unwrap(), AsyncEvent::CqErr(7));
         assert_eq!(poll(&cq, 10).unwrap(), [0, 1]);
@@ -256,8 +256,8 @@ mod tests {
             (Cq::create(&context, 1, Some(&channel), 1).unwrap(), Cq::create(&context, 1, Some(&channel), 2).unwrap());
         for cq in [&gone, &stays] {
             cq.request_notify(false);
-            cq.push_batch(&[completion(0)]);
-            cq.push_batch(&[completion(1)]);
+            cq.push([completion(0)]);
+            cq.push([completion(1)]);
         }
         Cq::destroy(gone).unwrap();
         assert_eq!(channel.wait().unwrap(), 2);
@@ -271,11 +271,11 @@ mod tests {
         let context = context();
         let channel = Channel::create(&context).unwrap();
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
-        cq.push_batch(&[completion(0)]);
+        cq.push([completion(0)]);
         cq.request_notify(false);
         assert!(!is_readable(channel.fd()));
-        cq.push_batch(&[completion(1)]);
-        cq.push_batch(&[completion(2)]);
+        cq.push([completion(1)]);
+        cq.push([completion(2)]);
         assert_eq!(channel.wait().unwrap(), 5);
         assert!(!is_readable(channel.fd()));
         cq.ack_events(1);
@@ -288,9 +288,9 @@ mod tests {
         let channel = Channel::create(&context).unwrap();
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
         cq.request_notify(true);
-        cq.push_batch(&[completion(1)]);
+        cq.push([completion(1)]);
         assert!(!is_readable(channel.fd()));
-        cq.push_batch(&[Completion { solicited: true, ..completion(2) }]);
+        cq.push([Completion { solicited: true, ..completion(2) }]);
         assert!(is_readable(channel.fd()));
         Cq::destroy(cq).unwrap();
     }
@@ -302,7 +302,7 @@ mod tests {
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
         for id in 0..3 {
             cq.request_notify(false);
-            cq.push_batch(&[completion(id)]);
+            cq.push([completion(id)]);
         }
         channel.wait().unwrap();
         channel.wait().unwrap();
@@ -349,11 +349,11 @@ mod tests {
     #[test]
     fn a_queue_is_resized_around_what_it_holds() {
         let cq = Cq::create(&context(), 2, None, 1).unwrap();
-        cq.push_batch(&[completion(0), completion(1)]);
+        cq.push([completion(0), completion(1)]);
         assert!(matches!(cq.resize(1), Err(Error::Invalid(_))));
         cq.resize(1000).unwrap();
         assert_eq!(cq.capacity(), 1000);
-        cq.push_batch(&[completion(2)]);
+        cq.push([completion(2)]);
         assert_eq!(poll(&cq, 10).unwrap(), [0, 1, 2]);
     }
 

@@ -68,7 +68,7 @@ fn reuse() {
     let ring = ring(2);
     push(&ring, &[1, 2]);
     let consumer = beside(&ring, |ring| [pop(ring, 1), pop(ring, 2)].concat());
-    let producer = beside(&ring, |ring| ring.push(&[3], |_| false));
+    let producer = beside(&ring, |ring| ring.push([3], |_| false));
     let mut popped = consumer.join().unwrap();
     let pushed = producer.join().unwrap();
     popped.extend(pop(&ring, 4));
@@ -82,20 +82,20 @@ fn reuse() {
 fn overflow() {
     let ring = ring(2);
     push(&ring, &[1]);
-    let producer = beside(&ring, |ring| ring.push(&[2, 3], |_| false));
+    let producer = beside(&ring, |ring| ring.push([2, 3], |_| false));
     // As Cq::poll does: the queue is looked at after its death is known.
     let poller = beside(&ring, |ring| ring.is_dead().then(|| pop(ring, 4)));
     assert!(producer.join().unwrap().overflowed);
     if let Some(popped) = poller.join().unwrap() {
         assert_eq!(popped, [1, 2]);
     }
-    assert_eq!(ring.push(&[4], |_| false), Pushed::default());
+    assert_eq!(ring.push([4], |_| false), Pushed::default());
 }
 
 fn arm_then_poll() {
     let ring = ring(4);
     let producer =
-        beside(&ring, |ring| [ring.push(&[1], |_| false), ring.push(&[2], |_| false)].map(|pushed| pushed.notify));
+        beside(&ring, |ring| [ring.push([1], |_| false), ring.push([2], |_| false)].map(|pushed| pushed.notify));
     let consumer = beside(&ring, |ring| {
         let before = pop(ring, 4);
         ring.notify(Notify::Next);
@@ -109,7 +109,7 @@ fn arm_then_poll() {
 fn told_once() {
     let ring = ring(4);
     ring.notify(Notify::Solicited);
-    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push(&[item], |_| true).notify));
+    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push([item], |_| true).notify));
     let told = producers.map(|producer| producer.join().unwrap());
     assert_eq!(told.into_iter().filter(|told| *told).count(), 1);
 }
@@ -127,7 +127,7 @@ fn ring(capacity: usize) -> Arc<Ring<u8>> {
 }
 
 fn push(ring: &Ring<u8>, items: &[u8]) {
-    assert!(!ring.push(items, |_| false).overflowed);
+    assert!(!ring.push(items.iter().copied(), |_| false).overflowed);
 }
 
 fn pop(ring: &Ring<u8>, max: usize) -> Vec<u8> {
