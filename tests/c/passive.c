@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The target's process sits in read() and makes no verbs call: its memory is written and read all the same. */
+/*
+ * The target's process has polled for some time. Then it sits in read() and makes no verbs call: its memory is written
+ * and read all the same.
+ */
 #include "rig.h"
 
 #include <string.h>
+
+/* It polls so many times, and sits in read() as many times. */
+#define TURNS 10
 
 struct verdict {
 	bool written;
@@ -20,6 +26,16 @@ static void serve(const struct process *parent)
 	rig_open(0, NULL);
 	b = end_join(parent, &usual);
 	fill(b.buf + 32768, 8192, 3);
+	for (int turn = 0; turn < TURNS; turn++) {
+		for (uint64_t i = 0; i < 32; i++)
+			post_recv(&b, i, 60000, 1);
+		meet(parent);
+		for (uint64_t i = 0; i < 32; i++)
+			expect(b.recv_cq, i);
+		need(quiet(b.recv_cq, 5));
+		meet(parent);
+		hear(parent->fd, &done, 1);
+	}
 	meet(parent);
 	hear(parent->fd, &done, 1);
 	memcpy(&word, b.buf + 16384, sizeof(word));
@@ -45,6 +61,17 @@ int main(int argc, char **argv)
 	}
 	rig_open(argc, argv);
 	a = end_join(&child, &usual);
+	for (int turn = 0; turn < TURNS; turn++) {
+		meet(&child);
+		for (uint64_t i = 0; i < 32; i++) {
+			ask(&a, (struct ask){ .id = i, .op = IBV_WR_SEND, .len = 1 });
+			expect(a.send_cq, i);
+		}
+		meet(&child);
+		ask(&a, (struct ask){ .id = 32, .op = IBV_WR_RDMA_WRITE, .len = 1, .to = 60000 });
+		expect(a.send_cq, 32);
+		tell(child.fd, &done, 1);
+	}
 	meet(&child);
 
 	fill(a.buf, 10000, 2);

@@ -484,6 +484,23 @@ impl Conn {
         serviced
     }
 
+    /// Somebody reads the stream all the time: epoll need not watch it.
+    pub(super) fn hide(&self, inner: &mut Inner) {
+        if let Some(link) = inner.link.as_mut().filter(|link| !link.has_lanes()) {
+            link.stream.hide(self.progress.epoll());
+        }
+    }
+
+    /// Epoll has to watch the stream again.
+    pub(super) fn show(self: &Arc<Self>, inner: &mut Inner) {
+        let Some(link) = &mut inner.link else { return };
+        if let Err(e) = link.stream.show(self.progress.epoll(), self.token()) {
+            tracing::error!(qpn = self.qpn, error = %e, "the stream cannot be watched");
+            self.lose(inner);
+            self.flush(inner);
+        }
+    }
+
     /// The socket takes bytes again.
     pub(super) fn on_writable(self: &Arc<Self>, inner: &mut Inner) {
         // The peer reads: it may be slow, but it is there.
@@ -689,6 +706,11 @@ impl Inner {
             || bytes >= GATHER_BYTES
             || (requests >= GATHER_BOTH.0 && bytes >= GATHER_BOTH.1);
         enough && !self.engine.is_full()
+    }
+
+    /// Whether the peer should hear of progress, or of a failure.
+    pub(super) fn owes_ack(&self) -> bool {
+        self.engine.need() != Need::Nothing
     }
 
     pub(crate) fn is_blocked(&self) -> bool {

@@ -236,7 +236,7 @@ impl Conn {
         if self.progress.lanes.devmem == Devmem::Off {
             return Ok(());
         }
-        if let Some(lane) = link.lane_out.take_if(|lane| lane.challenge != challenge) {
+        if let Some(mut lane) = link.lane_out.take_if(|lane| lane.challenge != challenge) {
             // Another, in its place.
             if !lane.is_ready() {
                 lane.stream.deregister(self.progress.epoll());

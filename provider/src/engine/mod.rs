@@ -104,20 +104,43 @@ pub struct Progress {
     thread_waits: AtomicBool,
 }
 
+/// Whether a mark was set, which is taken away. To look costs less than to write, which is done when there is something.
+fn take(mark: &AtomicBool) -> bool {
+    mark.load(Ordering::Relaxed) && mark.swap(false, Ordering::AcqRel)
+}
+
 /// What one takes turns at.
 #[derive(Debug)]
 pub(crate) struct Turn {
     conns: HashMap<u64, Arc<Conn>>,
     direct: Vec<Arc<Conn>>,
     direct_turns: u32,
+    /// Epoll does not watch all streams. While the thread sleeps, it does.
+    hidden: bool,
     /// Turns of pollers in a row that brought nothing.
     idle: u32,
     bootstrap: Bootstrap,
+    desk: Desk,
+    events: Vec<Event>,
+}
+
+/// What a connection is served with.
+#[derive(Debug)]
+struct Desk {
     staging: Staging,
     iovs: Vec<Iov>,
-    events: Vec<Event>,
     /// Connections that owe their peer an ack which may find a frame to ride on.
     lazy: Vec<Arc<Conn>>,
+}
+
+impl Desk {
+    fn service(&mut self, conn: &Arc<Conn>, inner: &mut Inner) -> bool {
+        let serviced = conn.service(inner, &mut self.staging, &mut self.iovs);
+        if serviced.owes_ack && !self.lazy.iter().any(|lazy| Arc::ptr_eq(lazy, conn)) {
+            self.lazy.push(conn.clone());
+        }
+        serviced.moved
+    }
 }
 
 impl Progress {
@@ -159,12 +182,11 @@ impl Progress {
             conns: HashMap::new(),
             direct: Vec::new(),
             direct_turns: 0,
+            hidden: false,
             idle: 0,
             bootstrap: Bootstrap::default(),
-            staging: Staging::new(devmem),
-            iovs: Vec::new(),
+            desk: Desk { staging: Staging::new(devmem), iovs: Vec::new(), lazy: Vec::new() },
             events: vec![Event::default(); 128],
-            lazy: Vec::new(),
         };
         let reporter = Reporter::new(&epoll);
         Ok(Progress {
@@ -232,11 +254,11 @@ impl Progress {
             return;
         }
         let Some(mut turn) = self.turn.try_lock() else { return };
-        let moved = self.turn_inline(&mut turn);
-        if !moved && !turn.lazy.is_empty() {
+        let moved = self.turn_inline(&mut turn, !self.standby.is_asleep());
+        if !moved && !turn.desk.lazy.is_empty() {
             self.send_lazy(&mut turn);
         }
-        if !turn.lazy.is_empty() && self.standby.is_asleep() {
+        if !turn.desk.lazy.is_empty() && self.standby.is_asleep() {
             // The application may never poll again; the thread will see to the acks.
             self.wake();
         }
@@ -255,17 +277,27 @@ impl Progress {
         }
     }
 
-    fn turn_inline(&self, turn: &mut Turn) -> bool {
+    /// Reads the streams if they are few, and else those that epoll names. Epoll need not watch the few if the caller
+    /// `hides` them: if the thread does not sleep on them meanwhile.
+    fn turn_inline(&self, turn: &mut Turn, hides: bool) -> bool {
         turn.direct_turns += 1;
-        let blocked = turn.direct.iter().any(|conn| conn.lock().is_blocked());
-        let mut moved = false;
-        if turn.conns.len() <= DIRECT && !blocked && !turn.direct_turns.is_multiple_of(DIRECT_TURNS) {
-            for i in 0..turn.direct.len() {
-                let conn = turn.direct[i].clone();
-                moved |= self.service(turn, &conn);
+        let (mut moved, mut blocked) = (false, false);
+        let direct = turn.conns.len() <= DIRECT && !turn.direct_turns.is_multiple_of(DIRECT_TURNS);
+        if direct {
+            for conn in &turn.direct {
+                let mut inner = conn.lock();
+                // Only epoll tells when it takes bytes again.
+                blocked |= inner.is_blocked();
+                moved |= !blocked && turn.desk.service(conn, &mut inner);
             }
-        } else {
-            moved = self.turn_epoll(turn);
+        }
+        if !direct || blocked {
+            if hides && !blocked && turn.conns.len() <= DIRECT {
+                turn.hide()
+            } else {
+                turn.show()
+            }
+            moved |= self.turn_epoll(turn);
         }
         self.housekeep(turn, moved);
         moved
@@ -318,7 +350,7 @@ impl Progress {
                         moved = true;
                     }
                     if event.is_readable() {
-                        moved |= self.service(turn, &conn);
+                        moved |= turn.desk.service(&conn, &mut conn.lock());
                     }
                 }
             }
@@ -326,18 +358,10 @@ impl Progress {
         moved
     }
 
-    fn service(&self, turn: &mut Turn, conn: &Arc<Conn>) -> bool {
-        let serviced = conn.service(&mut conn.lock(), &mut turn.staging, &mut turn.iovs);
-        if serviced.owes_ack && !turn.lazy.iter().any(|lazy| Arc::ptr_eq(lazy, conn)) {
-            turn.lazy.push(conn.clone());
-        }
-        serviced.moved
-    }
-
     /// What is due on every turn: connections that gathered requests, and those that ended. If the turn has moved
     /// something, requests may wait for the next.
     fn housekeep(&self, turn: &mut Turn, moved: bool) {
-        if self.any_listed.swap(false, Ordering::AcqRel) {
+        if take(&self.any_listed) {
             let listed = std::mem::take(&mut *self.listed.lock());
             for conn in &listed {
                 conn.unmark_listed();
@@ -352,7 +376,7 @@ impl Progress {
                 }
             }
         }
-        if self.any_unlinked.swap(false, Ordering::AcqRel) {
+        if take(&self.any_unlinked) {
             for conn in std::mem::take(&mut *self.unlinked.lock()) {
                 turn.remove(&conn);
                 self.registry.release(&conn);
@@ -361,9 +385,9 @@ impl Progress {
     }
 
     fn send_lazy(&self, turn: &mut Turn) {
-        for conn in std::mem::take(&mut turn.lazy) {
+        for conn in turn.desk.lazy.drain(..) {
             let mut inner = conn.lock();
-            if !inner.is_blocked() {
+            if inner.owes_ack() && !inner.is_blocked() {
                 conn.flush(&mut inner);
             }
         }
@@ -467,6 +491,7 @@ impl Progress {
     /// since: this process may have been stopped, or busy with other connections.
     fn look(&self) {
         let mut turn = self.thread_turn();
+        turn.show();
         for _ in 0..=turn.conns.len() / turn.events.len() {
             self.turn_epoll(&mut turn);
         }
@@ -540,7 +565,7 @@ impl Progress {
         let mut before = clock();
         let mut last = before;
         loop {
-            let moved = self.turn_inline(&mut turn);
+            let moved = self.turn_inline(&mut turn, true);
             let now = clock();
             if moved {
                 last = now;
@@ -559,6 +584,7 @@ impl Progress {
         // Nothing may wait while the thread sleeps.
         self.housekeep(&mut turn, false);
         self.send_lazy(&mut turn);
+        turn.show();
     }
 
     /// When the thread has something to do, whatever comes.
@@ -580,8 +606,25 @@ impl Turn {
             return;
         }
         self.conns.remove(&conn.token());
-        self.lazy.retain(|lazy| !Arc::ptr_eq(lazy, conn));
+        self.desk.lazy.retain(|lazy| !Arc::ptr_eq(lazy, conn));
         self.refresh_direct();
+    }
+
+    /// Pollers read the few streams that there are: epoll need not watch them.
+    fn hide(&mut self) {
+        for conn in &self.direct {
+            conn.hide(&mut conn.lock());
+        }
+        self.hidden = true;
+    }
+
+    /// Epoll watches all streams again.
+    fn show(&mut self) {
+        if std::mem::take(&mut self.hidden) {
+            for conn in self.conns.values() {
+                conn.show(&mut conn.lock());
+            }
+        }
     }
 
     fn refresh_direct(&mut self) {

@@ -15,6 +15,8 @@ pub(crate) struct Stream {
     wait: Wait,
     /// What arrives is not to be reported.
     deaf: bool,
+    /// Epoll does not know it.
+    hidden: bool,
 }
 
 /// What a sender waits for.
@@ -30,13 +32,13 @@ pub(crate) enum Wait {
 impl Stream {
     /// A stream over one socket.
     pub(crate) fn duplex(socket: Socket) -> Stream {
-        Stream { rx: socket, tx: None, wait: Wait::Nothing, deaf: false }
+        Stream { rx: socket, tx: None, wait: Wait::Nothing, deaf: false, hidden: false }
     }
 
     /// A stream to oneself.
     pub(crate) fn to_self() -> io::Result<Stream> {
         let (rx, tx) = socket::pair()?;
-        Ok(Stream { rx, tx: Some(tx), wait: Wait::Nothing, deaf: false })
+        Ok(Stream { rx, tx: Some(tx), wait: Wait::Nothing, deaf: false, hidden: false })
     }
 
     pub(crate) fn rx(&self) -> BorrowedFd<'_> {
@@ -57,7 +59,7 @@ impl Stream {
     }
 
     /// Reports to `epoll` under another `token` from now on.
-    pub(crate) fn set_token(&self, epoll: &Epoll, token: u64) -> io::Result<()> {
+    pub(crate) fn set_token(&mut self, epoll: &Epoll, token: u64) -> io::Result<()> {
         self.ask(epoll, token)
     }
 
@@ -67,6 +69,18 @@ impl Stream {
         if let Some(tx) = &self.tx {
             let _ = epoll.delete(tx.as_fd());
         }
+    }
+
+    /// Takes the stream away from `epoll`, unless only that tells what it waits for: that somebody might sleep costs
+    /// every packet that comes, also if nobody does.
+    pub(crate) fn hide(&mut self, epoll: &Epoll) {
+        let may = !self.hidden && self.tx.is_none() && self.wait == Wait::Nothing && !self.deaf;
+        self.hidden |= may && epoll.delete(self.rx()).is_ok();
+    }
+
+    /// Reports to `epoll` again, also what has come meanwhile.
+    pub(crate) fn show(&mut self, epoll: &Epoll, token: u64) -> io::Result<()> {
+        if self.hidden { self.ask(epoll, token) } else { Ok(()) }
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -99,9 +113,14 @@ impl Stream {
         self.ask(epoll, token)
     }
 
-    fn ask(&self, epoll: &Epoll, token: u64) -> io::Result<()> {
+    fn ask(&mut self, epoll: &Epoll, token: u64) -> io::Result<()> {
         let (read, write) = (!self.deaf, self.wait == Wait::Room);
         match &self.tx {
+            None if self.hidden => {
+                epoll.add(self.rx(), token, Interest::of(read, write))?;
+                self.hidden = false;
+                Ok(())
+            }
             None => epoll.modify(self.rx(), token, Interest::of(read, write)),
             Some(tx) => {
                 epoll.modify(self.rx(), token, Interest::of(read, false))?;
