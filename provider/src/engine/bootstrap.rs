@@ -256,6 +256,7 @@ impl Turn {
                         tracing::warn!(%from, "too many half-open connections: closing the newest");
                         continue;
                     }
+                    socket::prefer_ipv4(socket.as_fd());
                     self.expect_hello(progress, socket, Role::Accepting { from }, Interest::READ);
                 }
                 Ok(None) => return,

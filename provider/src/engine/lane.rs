@@ -221,7 +221,7 @@ impl Conn {
             Note::Ready => {
                 let Some(link) = &mut inner.link else { return };
                 // Before it has heard of the lane, and of all that is on the one before, no peer says this.
-                let told = !link.batch.as_ref().is_some_and(Batch::wants_lane);
+                let told = !link.batch.as_deref().is_some_and(Batch::wants_lane);
                 if let Some(lane) = link.lane_out.as_mut().filter(|lane| told && lane.state == Out::Tried) {
                     tracing::debug!(qpn = self.qpn, "a lane to the peer");
                     lane.state = Out::Ready;
@@ -378,7 +378,7 @@ impl Conn {
     /// Nothing more can be sent on the lane that another has taken the place of; nothing may be left to be.
     fn on_dead_past(self: &Arc<Self>, inner: &mut Inner) {
         let Some(link) = &mut inner.link else { return };
-        if link.batch.as_ref().is_some_and(Batch::wants_lane) {
+        if link.batch.as_deref().is_some_and(Batch::wants_lane) {
             tracing::debug!(qpn = self.qpn, "a lane broke");
             self.lose(inner);
         } else if let Some(past) = link.past_out.take_if(|past| !past.notices.is_waiting()) {

@@ -33,7 +33,7 @@ pub(super) struct Link {
     pub(super) lane_in: Option<LaneIn>,
     /// The one that the peer is to use instead.
     pub(super) next_in: Option<LaneIn>,
-    pub(super) batch: Option<Batch>,
+    pub(super) batch: Option<Box<Batch>>,
     pub(super) inbox: Inbox,
     /// What had been sent when the window was last chosen, and the window.
     chosen: (u64, proto::Window),

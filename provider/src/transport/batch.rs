@@ -356,17 +356,20 @@ fn is_of_the_route(error: &io::Error) -> bool {
 
 /// Batches not in use: a QP holds one only while bytes are on their way, so that idle QPs cost little memory.
 #[derive(Debug, Default)]
-pub(crate) struct BatchPool(Mutex<Vec<Batch>>);
+#[expect(clippy::vec_box, reason = "a QP takes and gives back one for each message: a pointer moves, not 300 bytes")]
+pub(crate) struct BatchPool(Mutex<Vec<Box<Batch>>>);
 
 impl BatchPool {
-    pub(crate) fn take(&self) -> Batch {
+    pub(crate) fn take(&self) -> Box<Batch> {
         self.0.lock().pop().unwrap_or_default()
     }
 
-    pub(crate) fn give(&self, mut batch: Batch) {
+    pub(crate) fn give(&self, mut batch: Box<Batch>) {
         /// More than this many batches lie idle only after a burst.
         const KEPT: usize = 16;
-        batch.clear();
+        if !batch.is_empty() {
+            batch.clear();
+        }
         let mut pool = self.0.lock();
         if pool.len() < KEPT {
             pool.push(batch);
