@@ -1,6 +1,7 @@
 //! A connected stream, its lanes, and what is half sent and half received; how much may be on its way.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use dmverbs_proto as proto;
 use proto::Engine;
@@ -18,9 +19,10 @@ use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
 /// been sent and one is full.
 const WINDOW: proto::Window = proto::Window { bytes: 2 << 20, requests: 3 };
 const LOOK_WINDOWS: u64 = 4;
-/// Bytes that the connections of a process have on their way together, where that is enough for a request of each: what
-/// waits in all sockets beyond tcp_mem (tcp(7)), the kernel drops.
-const ALL_WINDOWS: u64 = 256 << 20;
+/// Bytes that the connections of a process have on their way together, where that is enough for a request of each: a
+/// third of what the kernel lets wait in all sockets, within these bounds. With less, each visit of a connection moves
+/// less; with more, less of it is in the caches.
+const ALL_WINDOWS: RangeInclusive<u64> = 256 << 20..=512 << 20;
 
 /// A connected stream with what is half sent and half received.
 #[derive(Debug)]
@@ -123,7 +125,8 @@ impl Link {
 
 /// The window of one of the process's connections, whose path holds so many bytes.
 pub(super) fn fair_window(progress: &Progress, path: u64) -> proto::Window {
-    let share = ALL_WINDOWS / progress.registry().len().max(1) as u64;
+    let all = (progress.tcp_memory / 3).clamp(*ALL_WINDOWS.start(), *ALL_WINDOWS.end());
+    let share = all / progress.registry().len().max(1) as u64;
     if share < WINDOW.bytes {
         return proto::Window { bytes: share, requests: 1 };
     }

@@ -42,7 +42,7 @@ use crate::mem::Region;
 use crate::object::Error;
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
-use crate::sys::socket::Iov;
+use crate::sys::socket::{self, Iov};
 use crate::sys::time;
 use crate::transport::{BatchPool, Bindings};
 
@@ -83,6 +83,8 @@ pub struct Progress {
     epoll: Epoll,
     kick: EventFd,
     standby: Standby,
+    /// What may wait in all sockets together, in bytes.
+    tcp_memory: u64,
     batches: BatchPool,
     registry: Registry,
     links: Links,
@@ -193,6 +195,7 @@ impl Progress {
             epoll,
             kick,
             standby: Standby::default(),
+            tcp_memory: socket::memory(),
             batches: BatchPool::default(),
             registry: Registry::new(config.port_range.clone()),
             links,

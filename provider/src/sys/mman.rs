@@ -137,6 +137,13 @@ pub(crate) fn page_size() -> u64 {
     page()
 }
 
+/// The machine's memory, in bytes; sysconf(3).
+pub(crate) fn memory() -> u64 {
+    // SAFETY: no pointers are involved.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    u64::try_from(pages).unwrap_or(0) * page_size()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

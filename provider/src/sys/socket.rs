@@ -280,6 +280,12 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, v
         .map(drop)
 }
 
+/// Bytes that may wait in all TCP sockets of the machine together before the kernel holds them back: a sixteenth of the
+/// memory, unless tcp_mem (tcp(7)) was changed, which is not seen in every network namespace.
+pub(crate) fn memory() -> u64 {
+    super::mman::memory() / 16
+}
+
 /// Bytes that are on their way between the hosts when a TCP connection is as fast as it was lately: its rate times the
 /// shortest time there and back, as the kernel has seen them (linux/tcp.h).
 ///
