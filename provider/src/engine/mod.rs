@@ -107,7 +107,9 @@ pub struct Progress {
 }
 
 /// Whether a mark was set, which is taken away. To look costs less than to write, which is done when there is something.
+/// Who sets it and relies on the thread has [`Standby::is_asleep_anyhow`] between.
 fn take(mark: &AtomicBool) -> bool {
+    // Relaxed: whoever finds it unset looks again at the next turn.
     mark.load(Ordering::Relaxed) && mark.swap(false, Ordering::AcqRel)
 }
 

@@ -346,10 +346,8 @@ pub(crate) fn send_vectored<'a>(
     let fd = socket.as_raw_fd();
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = if let [iov] = &room[..] {
-        let to = std::ptr::null::<libc::sockaddr>();
-        // Not send(2), where a thread may be cancelled: pthreads(7). That costs more than this library has to spend.
         // SAFETY: the range is borrowed for the call, or registered, and then the kernel says EFAULT if it is gone.
-        unsafe { libc::syscall(libc::SYS_sendto, fd, iov.0.iov_base, iov.0.iov_len, flags, to, 0) as isize }
+        unsafe { libc::send(fd, iov.0.iov_base, iov.0.iov_len, flags) }
     } else {
         let message = message(room);
         // SAFETY: as above, for each range that `message` lists.
@@ -363,13 +361,8 @@ pub(crate) fn send_vectored<'a>(
 pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>, tail: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_raw_fd();
     let received = if iovs.is_empty() {
-        let from = std::ptr::null_mut::<libc::sockaddr>();
-        // As above.
         // SAFETY: `tail` is writable for its length.
-        unsafe {
-            libc::syscall(libc::SYS_recvfrom, fd, tail.as_mut_ptr(), tail.len(), libc::MSG_DONTWAIT, from, from)
-                as isize
-        }
+        unsafe { libc::recv(fd, tail.as_mut_ptr().cast(), tail.len(), libc::MSG_DONTWAIT) }
     } else {
         iovs.push(Iov(libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() }));
         let mut message = message(iovs);
