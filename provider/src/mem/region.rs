@@ -107,24 +107,17 @@ impl Region {
     /// `len` bytes at `addr`, if range, rights and protection domain allow.
     #[inline]
     pub(crate) fn span(this: &Arc<Region>, addr: u64, len: u64, need: Access, pd: PdId) -> Result<Span, AccessError> {
-        let addr = this.check(addr, len, need, pd)?;
-        Ok(Span { addr, len: len as usize, region: Some(this.clone()) })
-    }
-
-    /// Where these bytes are, under the same conditions.
-    #[inline]
-    fn check(&self, addr: u64, len: u64, need: Access, pd: PdId) -> Result<u64, AccessError> {
-        if self.pd != pd || !self.is_live() {
+        if this.pd != pd || !this.is_live() {
             return Err(AccessError::NoKey);
         }
-        if !self.access.contains(need) {
+        if !this.access.contains(need) {
             return Err(AccessError::Denied);
         }
-        let offset = addr.checked_sub(self.iova).ok_or(AccessError::OutOfRange)?;
-        if len > self.len || offset > self.len - len {
+        let offset = addr.checked_sub(this.iova).ok_or(AccessError::OutOfRange)?;
+        if len > this.len || offset > this.len - len {
             return Err(AccessError::OutOfRange);
         }
-        Ok(self.addr + offset)
+        Ok(Span { addr: this.addr + offset, len: len as usize, region: Some(this.clone()) })
     }
 
     #[inline]
@@ -146,23 +139,6 @@ impl Span {
     /// No bytes.
     pub(crate) fn empty() -> Span {
         Span { addr: 0, len: 0, region: None }
-    }
-
-    /// Becomes another range, as of [`Region::span`]. If it is of the same region, nothing is counted.
-    #[inline]
-    pub(crate) fn set(
-        &mut self,
-        region: &Arc<Region>,
-        addr: u64,
-        len: u64,
-        need: Access,
-        pd: PdId,
-    ) -> Result<(), AccessError> {
-        (self.addr, self.len) = (region.check(addr, len, need, pd)?, len as usize);
-        if !self.region.as_ref().is_some_and(|own| Arc::ptr_eq(own, region)) {
-            self.region = Some(region.clone());
-        }
-        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -78,7 +78,7 @@ impl SlotRing {
     pub(crate) fn resolve(&mut self, slot: usize, sges: &[Sge], pd: PdId, need: Access) -> Result<(), AccessError> {
         let result = match sges {
             [] => Ok(Memory::None),
-            [sge] if sge.length > 0 => return self.resolve_one(slot, sge, pd, need),
+            [sge] => self.span(sge, pd, need).map(Memory::One),
             sges => {
                 // The list that the slot held before is used again: no allocation per request.
                 let mut spans = match std::mem::take(&mut self.slot(slot).memory) {
@@ -91,31 +91,17 @@ impl SlotRing {
                     .map(|()| Memory::Many(spans))
             }
         };
-        let (memory, fault) = match result {
-            Ok(memory) => (memory, None),
-            Err(e) => (Memory::None, Some(e)),
-        };
-        *self.slot(slot) = Slot { memory, fault };
-        fault.map_or(Ok(()), Err)
-    }
-
-    /// The same for one element: mostly of the region that the slot named before.
-    #[inline]
-    fn resolve_one(&mut self, slot: usize, sge: &Sge, pd: PdId, need: Access) -> Result<(), AccessError> {
-        self.slot(slot);
-        let SlotRing { slots, last, .. } = self;
-        let slot = &mut slots[slot];
-        if !matches!(slot.memory, Memory::One(_)) {
-            slot.memory = Memory::One(Span::empty());
+        let slot = self.slot(slot);
+        match result {
+            Ok(memory) => {
+                *slot = Slot { memory, fault: None };
+                Ok(())
+            }
+            Err(e) => {
+                *slot = Slot { memory: Memory::None, fault: Some(e) };
+                Err(e)
+            }
         }
-        let Memory::One(span) = &mut slot.memory else { return Err(AccessError::NoKey) };
-        let len = u64::from(sge.length);
-        let result = cached(last, sge.lkey).and_then(|region| span.set(region, sge.addr, len, need, pd));
-        if result.is_err() {
-            slot.memory = Memory::None;
-        }
-        slot.fault = result.err();
-        result
     }
 
     #[inline]
