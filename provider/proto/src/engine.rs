@@ -387,6 +387,12 @@ impl Engine {
         self.requester.flown()
     }
 
+    /// Payload of requests that is sent, and not acknowledged.
+    #[must_use]
+    pub fn on_way(&self) -> u64 {
+        self.requester.on_way()
+    }
+
     /// Whether the next request has to wait for the window.
     #[inline]
     #[must_use]
@@ -397,6 +403,11 @@ impl Engine {
     /// Limits what is on its way.
     pub fn set_window(&mut self, window: Window) {
         self.requester.window = window;
+    }
+
+    /// Begins no request, as if the window were full, or does so again. No deadline runs for one that is not begun.
+    pub fn set_closed(&mut self, closed: bool) {
+        self.requester.closed = closed;
     }
 
     /// Says something to the peer's driver.
@@ -724,15 +735,20 @@ impl Engine {
         if !self.requester.owed() {
             self.progress_at = None;
         } else if let Some(budget) = self.timing.retry {
-            if core::mem::take(&mut self.moved) {
+            let soon = now + (budget / 4).max(1);
+            if core::mem::take(&mut self.moved) || self.requester.is_held() {
                 self.progress_at = None;
             }
-            let since = *self.progress_at.get_or_insert(now);
-            if now.saturating_sub(since) >= budget {
-                self.fail(Some(Status::RetryExc));
-                return None;
+            if self.requester.is_held() {
+                next = Some(soon);
+            } else {
+                let since = *self.progress_at.get_or_insert(now);
+                if now.saturating_sub(since) >= budget {
+                    self.fail(Some(Status::RetryExc));
+                    return None;
+                }
+                next = Some((since + budget).min(soon));
             }
-            next = Some((since + budget).min(now + (budget / 4).max(1)));
         }
         let fed = core::mem::take(&mut self.requester.fed);
         if !self.requester.starved {

@@ -53,6 +53,8 @@ pub(crate) struct Requester {
     landed: u64,
     landed_to: u64,
     pub(crate) window: Window,
+    /// Nothing is begun.
+    pub(crate) closed: bool,
     /// Absolute position of the last one that was answered.
     answered: u64,
     /// READs and atomics in flight at most: as our side was told, and as the peer accepts.
@@ -87,6 +89,7 @@ impl Requester {
             landed: 0,
             landed_to: 0,
             window: Window::UNLIMITED,
+            closed: false,
             answered: 0,
             max_reads: 0,
             peer_reads: usize::MAX,
@@ -126,6 +129,11 @@ impl Requester {
     /// Whether the peer owes an answer, or a connection: requests are out, or would be if they could.
     pub(crate) fn owed(&self) -> bool {
         !self.all_executed() || (self.unsent() > 0 && !self.paused && !self.starved)
+    }
+
+    /// Whether the peer has nothing to answer, because nothing may be begun.
+    pub(crate) fn is_held(&self) -> bool {
+        self.closed && self.all_executed() && self.offset == 0
     }
 
     /// Whether nothing but a missing receive keeps the next request.
@@ -173,12 +181,17 @@ impl Requester {
         self.flown
     }
 
+    /// Payload that is on its way: sent, and not acknowledged.
+    pub(crate) fn on_way(&self) -> u64 {
+        self.flown - self.landed + u64::from(self.offset)
+    }
+
     /// Whether the next request has to wait for the window.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.flown - self.landed >= self.window.bytes
-            && self.retired + self.next as u64 - self.landed_to >= self.window.requests
-            && self.unsent() > 0
+        let full = self.flown - self.landed >= self.window.bytes
+            && self.retired + self.next as u64 - self.landed_to >= self.window.requests;
+        (full || self.closed) && self.unsent() > 0
     }
 
     /// Sends the next frame of the next request, if nothing holds it back.

@@ -147,6 +147,29 @@ fn a_long_message_is_acknowledged_on_its_way() {
 }
 
 #[test]
+fn no_deadline_runs_for_what_may_not_be_begun() {
+    let mut net = Pair::seeded(27);
+    let target = net.b.target(8);
+    net.a.engine.set_closed(true);
+    net.a.send(0, SendOp::Write(at(target)), b"in line.");
+    net.a.transmit(usize::MAX);
+    for _ in 0..90 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    net.a.engine.set_closed(false);
+    net.a.transmit(usize::MAX);
+    for _ in 0..9 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    for _ in 0..12 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+}
+
+#[test]
 fn a_silent_peer_is_noticed_within_twice_the_budget() {
     let mut net = Pair::seeded(25);
     let target = net.b.target(8);

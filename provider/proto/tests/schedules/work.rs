@@ -156,6 +156,29 @@ fn a_full_window_lets_no_request_begin() {
 }
 
 #[test]
+fn who_is_closed_begins_nothing_but_goes_on_and_answers() {
+    let mut net = paired(Setup::default());
+    let target = net.b.target(64);
+    let long = vec![1; 2 * MAX_CHUNK as usize];
+    let whole = net.b.target(long.len() as u32);
+    net.a.send(0, SendOp::Write(at(whole)), &long);
+    net.a.transmit(1);
+    assert_eq!(net.a.engine.on_way(), u64::from(MAX_CHUNK));
+    net.a.engine.set_closed(true);
+    net.a.send(1, SendOp::Write(at(target)), &[5; 16]);
+    let here = net.a.target(8);
+    net.b.send(2, SendOp::Read(at(here)), &[0; 8]);
+    net.settle();
+    assert!(net.a.engine.is_full());
+    assert_eq!((net.a.statuses(), net.b.statuses()), (vec![(0, Success)], vec![(2, Success)]));
+    assert_eq!((net.a.engine.unsent(), net.a.engine.on_way()), (1, 0));
+    net.a.engine.set_closed(false);
+    net.settle();
+    assert_eq!(net.a.statuses(), [(1, Success)]);
+    assert_eq!(net.b.bytes(target.part(0, 16)), [5; 16]);
+}
+
+#[test]
 fn a_request_completes_when_its_memory_is_given_back() {
     let (mut net, lent) = eight_writes_arrived();
     net.b.transmit(usize::MAX);
