@@ -12,7 +12,7 @@ use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
 use super::lane::{LaneIn, on_device};
-use super::link::{Link, fair_window};
+use super::link::{Link, Share};
 use super::message::Messages;
 use super::receive::{Received, Staging};
 use super::send::{Filler, Nowhere};
@@ -260,12 +260,48 @@ impl Conn {
         let idle = inner.engine.in_flight() == 0;
         let blocked = inner.is_blocked();
         let now = inner.has_gathered() || (idle && !self.expects_more(inner));
-        if inner.engine.has_failed() || (now && !blocked) {
+        if inner.engine.has_failed() || (now && !blocked && !self.has_to_begin(inner)) {
             self.flush(inner);
+        } else if now && !blocked && self.progress.may_begin() {
+            self.begin(inner, true);
         } else if !blocked {
-            self.progress.list(self);
+            self.list(inner);
         }
         self.mind_deadlines(inner);
+    }
+
+    /// Whether it takes turns, and what it sends next begins one.
+    fn has_to_begin(&self, inner: &Inner) -> bool {
+        inner.link.as_ref().is_some_and(Link::takes_turns) && inner.engine.on_way() == 0
+    }
+
+    /// It is its turn, and there may be `room`.
+    pub(super) fn begin(self: &Arc<Self>, inner: &mut Inner, room: bool) {
+        if let Some(link) = &inner.link {
+            link.open_window(&mut inner.engine, room);
+        }
+        self.flush_all(inner, true);
+        let bytes = inner.engine.on_way();
+        if bytes > 0 {
+            self.progress.began(self, bytes);
+        }
+    }
+
+    /// Requests are left for a later turn of the progress engine.
+    fn list(self: &Arc<Self>, inner: &mut Inner) {
+        if self.has_to_begin(inner) {
+            self.wait(inner);
+        } else {
+            self.progress.list(self);
+        }
+    }
+
+    /// Its requests wait for its turn.
+    fn wait(self: &Arc<Self>, inner: &mut Inner) {
+        if let Some(link) = &mut inner.link {
+            link.gate(&mut inner.engine, false);
+        }
+        self.progress.wait(self);
     }
 
     /// Requests have been posted to an idle pipe: whether they may wait for those that the program is about to post.
@@ -303,7 +339,14 @@ impl Conn {
 
     /// Sends what may be sent, and completes what is complete.
     pub(crate) fn flush(self: &Arc<Self>, inner: &mut Inner) {
-        if let Err(e) = self.try_flush(inner) {
+        self.flush_all(inner, false);
+        if inner.engine.unsent() > 0 && !inner.is_blocked() && self.has_to_begin(inner) {
+            self.wait(inner);
+        }
+    }
+
+    fn flush_all(self: &Arc<Self>, inner: &mut Inner, begins: bool) {
+        if let Err(e) = self.try_flush(inner, begins) {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
             if e.raw_os_error() == Some(libc::EFAULT) {
                 // Half a frame is out: there is no way to go on.
@@ -325,13 +368,14 @@ impl Conn {
         may
     }
 
-    fn try_flush(&self, inner: &mut Inner) -> io::Result<()> {
+    fn try_flush(&self, inner: &mut Inner, begins: bool) -> io::Result<()> {
         let Inner { engine, link, sends, reads, traffic, peer, .. } = inner;
         let Some(link) = link.as_mut().filter(|link| !link.broken) else {
             engine.transmit(&mut Nowhere);
             return Ok(());
         };
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
+        link.gate(engine, begins);
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             // What waited for the socket was filled before; there may be more by now.
@@ -372,6 +416,9 @@ impl Conn {
         }
         if engine.is_full() {
             link.choose_window(engine, self.progress);
+            if self.progress.visits.any_waiting() {
+                link.close();
+            }
         }
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);
         if engine.has_said_goodbye() && !link.finished {
@@ -474,7 +521,7 @@ impl Conn {
             self.flush(inner);
         } else {
             if inner.engine.unsent() > 0 && !inner.is_blocked() {
-                self.progress.list(self);
+                self.list(inner);
             }
             if serviced.moved {
                 self.settle(inner);
@@ -517,9 +564,9 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        let window = fair_window(self.progress, 0);
-        inner.engine.set_window(window);
-        inner.link = Some(Link::new(stream, window));
+        let share = Share::of(self.progress, 0);
+        inner.engine.set_window(share.window);
+        inner.link = Some(Link::new(stream, share));
         if let Err(fatal) = inner.engine.connect(theirs, told) {
             self.break_off(inner, &fatal.to_string());
         }
@@ -715,6 +762,11 @@ impl Inner {
 
     pub(crate) fn is_blocked(&self) -> bool {
         self.link.as_ref().is_some_and(Link::is_blocked)
+    }
+
+    /// Payload that the peer has not acknowledged, if it still can.
+    pub(super) fn on_way(&self) -> u64 {
+        if self.link.is_some() { self.engine.on_way() } else { 0 }
     }
 
     pub(crate) fn is_linked(&self) -> bool {

@@ -1,7 +1,6 @@
 //! A connected stream, its lanes, and what is half sent and half received; how much may be on its way.
 
 use std::io;
-use std::ops::RangeInclusive;
 
 use dmverbs_proto as proto;
 use proto::Engine;
@@ -19,10 +18,21 @@ use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
 /// been sent and one is full.
 const WINDOW: proto::Window = proto::Window { bytes: 2 << 20, requests: 3 };
 const LOOK_WINDOWS: u64 = 4;
-/// Bytes that the connections of a process have on their way together, where that is enough for a request of each: a
-/// third of what the kernel lets wait in all sockets, within these bounds. With less, each visit of a connection moves
-/// less; with more, less of it is in the caches.
-const ALL_WINDOWS: RangeInclusive<u64> = 256 << 20..=512 << 20;
+/// What the connections of a process have on their way together at most, a request of each aside: a third of what the
+/// kernel lets wait in all sockets, and no less than this.
+const ALL_WINDOWS: u64 = 256 << 20;
+/// More connections than this take turns (see [`super::visits`]), with so much each, while that is little together: more
+/// would not stay in the caches, and less would cost more visits.
+const MANY: usize = 128;
+const VISIT: proto::Window = proto::Window { bytes: 1 << 20, requests: 1 };
+
+/// What a connection may have on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) window: proto::Window,
+    /// While others wait, it begins again only when all of that is acknowledged, and in its turn.
+    takes_turns: bool,
+}
 
 /// A connected stream with what is half sent and half received.
 #[derive(Debug)]
@@ -37,8 +47,11 @@ pub(super) struct Link {
     pub(super) next_in: Option<LaneIn>,
     pub(super) batch: Option<Box<Batch>>,
     pub(super) inbox: Inbox,
-    /// What had been sent when the window was last chosen, and the window.
-    chosen: (u64, proto::Window),
+    share: Share,
+    /// No request may be begun before its next turn.
+    closed: bool,
+    /// What had been sent when it was last chosen.
+    chosen: u64,
     /// Our direction has ended.
     pub(super) finished: bool,
     /// Our direction has failed; the peer's may still bring what was on its way.
@@ -47,7 +60,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Over a stream whose handshake is done.
-    pub(super) fn new(stream: Stream, window: proto::Window) -> Link {
+    pub(super) fn new(stream: Stream, share: Share) -> Link {
         Link {
             stream,
             notices: Notices::default(),
@@ -57,7 +70,9 @@ impl Link {
             next_in: None,
             batch: None,
             inbox: Inbox::default(),
-            chosen: (0, window),
+            share,
+            closed: false,
+            chosen: 0,
             finished: false,
             broken: false,
         }
@@ -107,10 +122,31 @@ impl Link {
         self.stream.is_blocked() || lanes.into_iter().flatten().any(LaneOut::is_blocked)
     }
 
+    /// The process's connections are so many that they take turns.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.share.takes_turns
+    }
+
+    /// What it may send in its turn: if there is `room`, the bytes of a visit, also where its share is less.
+    pub(super) fn open_window(&self, engine: &mut Engine, room: bool) {
+        let least = if room { VISIT.bytes } else { 0 };
+        engine.set_window(proto::Window { bytes: self.share.window.bytes.max(least), ..self.share.window });
+    }
+
+    /// Frames are about to be sent. One that takes turns begins requests only while some are on their way, or `begins`.
+    pub(super) fn gate(&mut self, engine: &mut Engine, begins: bool) {
+        self.closed = self.takes_turns() && !begins && (self.closed || engine.on_way() == 0);
+        engine.set_closed(self.closed);
+    }
+
+    /// Its turn has ended.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// The window is full: sees now and then whether the path holds more.
     pub(super) fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
-        let (flown, window) = self.chosen;
-        if engine.flown() - flown < window.bytes.saturating_mul(LOOK_WINDOWS) {
+        if engine.flown() - self.chosen < self.share.window.bytes.saturating_mul(LOOK_WINDOWS) {
             return;
         }
         let lane = self.lane_out.as_ref().filter(|lane| lane.is_ready()).map(|lane| lane.stream.tx());
@@ -118,17 +154,19 @@ impl Link {
         let capacities = [Some(self.stream.tx()), lane].into_iter().flatten().map(socket::path_capacity);
         // What one of them was seen to hold it may no longer; the other then holds it.
         let capacity = capacities.map(Result::unwrap_or_default).max().unwrap_or(0);
-        self.chosen = (engine.flown(), fair_window(progress, capacity));
-        engine.set_window(self.chosen.1);
+        (self.share, self.chosen) = (Share::of(progress, capacity), engine.flown());
+        engine.set_window(self.share.window);
     }
 }
 
-/// The window of one of the process's connections, whose path holds so many bytes.
-pub(super) fn fair_window(progress: &Progress, path: u64) -> proto::Window {
-    let all = (progress.tcp_memory / 3).clamp(*ALL_WINDOWS.start(), *ALL_WINDOWS.end());
-    let share = all / progress.registry().len().max(1) as u64;
-    if share < WINDOW.bytes {
-        return proto::Window { bytes: share, requests: 1 };
+impl Share {
+    /// That of one of the process's connections, whose path holds so many bytes.
+    pub(super) fn of(progress: &Progress, path: u64) -> Share {
+        let connections = progress.registry().len().max(1);
+        let most = ALL_WINDOWS.max(progress.tcp_memory / 3) / connections as u64;
+        let takes_turns = connections > MANY;
+        let least = if takes_turns { VISIT } else { WINDOW };
+        let bytes = path.saturating_mul(2).max(least.bytes).min(most);
+        Share { window: proto::Window { bytes, ..least }, takes_turns }
     }
-    proto::Window { bytes: path.saturating_mul(2).clamp(WINDOW.bytes, share), ..WINDOW }
 }

@@ -15,6 +15,7 @@ mod receive;
 mod registry;
 mod report;
 mod send;
+mod visits;
 pub(crate) mod wake;
 
 use std::cell::Cell;
@@ -35,6 +36,7 @@ use links::Links;
 use receive::Staging;
 use registry::Registry;
 use report::Reporter;
+use visits::Visits;
 use wake::{Plan, Standby, Watch};
 
 use crate::config::Config;
@@ -95,6 +97,7 @@ pub struct Progress {
     /// Connections with requests that gather, and whether there are any.
     listed: Mutex<Vec<Arc<Conn>>>,
     any_listed: AtomicBool,
+    visits: Visits<Conn>,
     /// Connections whose stream is gone, to be forgotten at the next turn.
     unlinked: Mutex<Vec<Arc<Conn>>>,
     any_unlinked: AtomicBool,
@@ -207,6 +210,7 @@ impl Progress {
             turn: Mutex::new(turn),
             listed: Mutex::default(),
             any_listed: AtomicBool::new(false),
+            visits: Visits::default(),
             unlinked: Mutex::default(),
             any_unlinked: AtomicBool::new(false),
             timers: Mutex::default(),
@@ -381,10 +385,25 @@ impl Progress {
                 }
             }
         }
+        if self.visits.any_waiting() {
+            let anyhow = self.visits.look(time::now(), moved, |conn| conn.lock().on_way());
+            self.let_begin(anyhow);
+        }
         if take(&self.any_unlinked) {
             for conn in std::mem::take(&mut *self.unlinked.lock()) {
                 turn.remove(&conn);
                 self.registry.release(&conn);
+            }
+        }
+    }
+
+    /// Connections begin that have waited for it: those for which there is room, the first perhaps `anyhow`.
+    fn let_begin(&self, mut anyhow: bool) {
+        while let Some((conn, room)) = self.visits.next(std::mem::take(&mut anyhow)) {
+            conn.unmark_listed();
+            let mut inner = conn.lock();
+            if !inner.is_blocked() {
+                conn.begin(&mut inner, room);
             }
         }
     }
@@ -424,6 +443,26 @@ impl Progress {
         }
         self.list(conn);
         !self.standby.is_asleep_anyhow()
+    }
+
+    /// Has `conn`, which takes turns, wait for its own. The thread may not sleep for long then.
+    fn wait(&self, conn: &Arc<Conn>) {
+        if conn.mark_listed() {
+            self.visits.wait(conn.clone(), time::now());
+            if !IS_PROGRESS_THREAD.get() && self.standby.is_asleep_anyhow() {
+                self.wake();
+            }
+        }
+    }
+
+    /// Whether one that takes turns may begin at once.
+    fn may_begin(&self) -> bool {
+        self.visits.has_room()
+    }
+
+    /// The turn of `conn` has begun, with so much on its way.
+    fn began(&self, conn: &Arc<Conn>, bytes: u64) {
+        self.visits.began(conn, bytes, time::now());
     }
 
     pub(crate) fn unlink(&self, conn: &Arc<Conn>) {
@@ -550,6 +589,7 @@ impl Progress {
         // A look first: an application woken by what came may well be about to answer, ack included.
         self.linger(watch);
         let now = time::now();
+        let deadline = if self.visits.any_waiting() { deadline.min(now + visits::LULL) } else { deadline };
         let timeout = (deadline != Tick::MAX).then(|| Duration::from_nanos(deadline.saturating_sub(now)));
         let n = self.epoll.wait(events, timeout).unwrap_or(0);
         watch.slept(Duration::from_nanos(time::now() - now));
