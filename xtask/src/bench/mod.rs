@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::{build, setup};
 use machine::Machine;
-use peers::{Bench, Participant, UCX};
+use peers::{Bench, Participant, UCX, written};
 use report::{Comparison, Report, Row, Sample};
 
 /// What `cargo xtask bench` takes.
@@ -50,7 +50,8 @@ pub fn run(options: &Options) -> Result<()> {
     build::baseline()?;
     let net = Net::loopback()?;
     net.congestion_control(&options.congestion_control)?;
-    let bench = Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 }, ucx: UCX.unpack()? };
+    let bench =
+        Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 }, ucx: UCX.unpack()?, written: written()? };
     let mut machine = Machine::watch(&net)?;
     let rounds = if options.quick { 1 } else { 3 };
 

@@ -1,6 +1,7 @@
 //! Who is measured, and how each is started.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 use super::machine;
 use crate::debian::Tree;
+use crate::{output, root};
 
 /// Where to measure, and for how long.
 pub struct Bench<'a> {
@@ -20,10 +22,21 @@ pub struct Bench<'a> {
     pub seconds: f64,
     /// UCX with all that it needs, unpacked. Debian 12's own has a tenth of this one's bandwidth.
     pub ucx: PathBuf,
+    /// [`written`].
+    pub written: PathBuf,
 }
 
 /// What is measured of others.
 pub const UCX: Tree = Tree { name: "ucx", packages: &["ucx-utils"], dependencies: true };
+
+/// Builds what has ucx_perftest write its buffer before it sends that.
+pub fn written() -> Result<PathBuf> {
+    let library = root()?.join("target/written.so");
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(root()?.join("xtask/src/bench/written.c"));
+    output(&mut command)?;
+    Ok(library)
+}
 
 /// Somebody who can be measured.
 #[derive(Clone, Debug)]
@@ -51,6 +64,8 @@ pub enum Peer {
     Ucx {
         /// Its `-t`.
         test: &'static str,
+        /// With a buffer that it has written before.
+        written: bool,
     },
 }
 
@@ -136,7 +151,7 @@ impl Participant {
             }
             Peer::OursProcessor { program } => self.ours(bench, program, "", iterations),
             Peer::Raw { words } => self.raw(bench, words),
-            Peer::Ucx { test } => self.ucx(bench, test, iterations),
+            Peer::Ucx { test, written } => self.ucx(bench, test, written, iterations),
         }
     }
 
@@ -184,11 +199,15 @@ impl Participant {
         serde_json::from_str(line).with_context(|| shown.to_string())
     }
 
-    fn ucx(&self, bench: &Bench, test: &str, iterations: u64) -> Result<Figure> {
+    fn ucx(&self, bench: &Bench, test: &str, written: bool, iterations: u64) -> Result<Figure> {
         let command = |side: &dmverbs_tests::Side| {
             let libraries = bench.ucx.join("usr/lib/x86_64-linux-gnu");
             let mut command = side.command(libraries.join("ld-linux-x86-64.so.2"));
-            command.arg("--library-path").arg(&libraries).arg(bench.ucx.join("usr/bin/ucx_perftest"));
+            command.arg("--library-path").arg(&libraries);
+            if written {
+                command.arg("--preload").arg(&bench.written);
+            }
+            command.arg(bench.ucx.join("usr/bin/ucx_perftest"));
             command.envs([("UCX_TLS", "tcp"), ("UCX_NET_DEVICES", "lo"), ("UCX_LOG_LEVEL", "fatal")]);
             command.args(["-P", "0", "-p", &UCX_PORT.to_string()]);
             command

@@ -123,6 +123,11 @@ pub fn rows() -> Vec<Row> {
             vec![
                 Wanted { name: "raw", peer: raw("bandwidth"), bound: Bound::AtLeast(0.9) },
                 ucx("ucp_put_bw", Bound::AtLeast(1.0)),
+                Wanted {
+                    name: "UCX, buffer written",
+                    peer: Peer::Ucx { test: "ucp_put_bw", written: true },
+                    bound: Bound::AtLeast(1.0),
+                },
             ],
         ));
     }
@@ -200,7 +205,7 @@ fn raw(words: &'static str) -> Peer {
 }
 
 fn ucx(test: &'static str, bound: Bound) -> Wanted {
-    Wanted { name: "UCX", peer: Peer::Ucx { test }, bound }
+    Wanted { name: "UCX", peer: Peer::Ucx { test, written: false }, bound }
 }
 
 fn size(bytes: u64) -> String {
