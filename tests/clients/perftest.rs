@@ -140,7 +140,7 @@ const ATOMIC: [(&str, &str); 10] = [
     ("ib_atomic_lat", "-e -n 1000"),
 ];
 
-const ONE_SIZE: [(&str, &str, u64); 10] = [
+const ONE_SIZE: [(&str, &str, u64); 11] = [
     ("ib_write_bw", "-s 256 -I 256 -n 5000", 256),
     ("ib_send_bw", "-s 256 -I 256 -n 5000", 256),
     ("ib_write_lat", "-s 256 -I 256 -n 1000", 256),
@@ -150,6 +150,8 @@ const ONE_SIZE: [(&str, &str, u64); 10] = [
     ("ib_write_bw", "-s 65536 -q 64 -n 50", 65536),
     // More than the kernel lets all sockets hold, if nothing held it back.
     ("ib_write_bw", "-N -s 65536 -q 1024 -n 128", 65536),
+    // It takes longer than the retry time until each has had its turn.
+    ("ib_write_bw", "-N -b -s 65536 -q 1024 -t 16 -n 100", 65536),
     ("ib_send_bw", "-s 1024 -r 16 -n 5000", 1024),
     ("ib_write_bw", "-s 65536 --odp -n 500", 65536),
 ];
