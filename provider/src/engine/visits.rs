@@ -6,14 +6,15 @@
 //! whatever is on its way; and a connection whose peer has stopped counts for a second only.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use dmverbs_proto::Tick;
 use parking_lot::Mutex;
 
-/// While so many bytes of payload are on their way, nobody else begins.
+/// While so many bytes of payload are on their way, or so many have begun since that was last looked at, nobody else begins.
 const BUDGET: u64 = 4 << 20;
+const MOST: usize = 1024;
 /// For so long a connection counts.
 const COUNTS: Tick = 1_000_000_000;
 /// When nothing has come for so long, one may begin anyhow.
@@ -29,8 +30,8 @@ pub(super) struct Visits<T> {
 #[derive(Debug)]
 struct Inner<T> {
     waiting: VecDeque<Arc<T>>,
-    /// When they began, in order.
-    begun: VecDeque<(Tick, Arc<T>)>,
+    /// When they began, in order; some may be gone.
+    begun: VecDeque<(Tick, Weak<T>)>,
     /// Their payload on its way, as it was when they began or were last looked at.
     bytes: u64,
     /// When something last came, if anybody waited then, or when who waits first began to wait.
@@ -44,18 +45,24 @@ impl<T> Default for Visits<T> {
     }
 }
 
+impl<T> Inner<T> {
+    fn has_room(&self) -> bool {
+        self.bytes < BUDGET && self.begun.len() < MOST
+    }
+}
+
 impl<T> Visits<T> {
     /// Whether one may begin that has not waited.
     pub(super) fn has_room(&self) -> bool {
         let inner = self.inner.lock();
-        inner.waiting.is_empty() && inner.bytes < BUDGET
+        inner.waiting.is_empty() && inner.has_room()
     }
 
     /// Who has begun has so much payload on its way.
     pub(super) fn began(&self, one: &Arc<T>, bytes: u64, now: Tick) {
         let mut inner = self.inner.lock();
         inner.bytes += bytes;
-        inner.begun.push_back((now, one.clone()));
+        inner.begun.push_back((now, Arc::downgrade(one)));
     }
 
     pub(super) fn wait(&self, one: Arc<T>, now: Tick) {
@@ -75,7 +82,7 @@ impl<T> Visits<T> {
     /// Who has waited longest, if there is room for it, or `anyhow`; and whether there is.
     pub(super) fn next(&self, anyhow: bool) -> Option<(Arc<T>, bool)> {
         let mut inner = self.inner.lock();
-        let room = inner.bytes < BUDGET;
+        let room = inner.has_room();
         let next = if anyhow || room { inner.waiting.pop_front() } else { None };
         self.any_waiting.store(!inner.waiting.is_empty(), Ordering::Release);
         next.map(|next| (next, room))
@@ -90,8 +97,8 @@ impl<T> Visits<T> {
                 inner.moved = now;
             }
             let lull = now.saturating_sub(inner.moved) >= LULL;
-            let counts = |&(began, _): &(Tick, Arc<T>)| now.saturating_sub(began) < COUNTS;
-            if inner.bytes < BUDGET || (!moved && inner.begun.front().is_some_and(counts)) {
+            let counts = |&(began, _): &(Tick, Weak<T>)| now.saturating_sub(began) < COUNTS;
+            if inner.has_room() || (!moved && inner.begun.front().is_some_and(counts)) {
                 return lull;
             }
             inner.bytes = 0;
@@ -100,7 +107,10 @@ impl<T> Visits<T> {
         // Without the lock, as who takes it may have locked one of them.
         let mut bytes = 0;
         begun.retain(|(began, one)| {
-            let counts = if now.saturating_sub(*began) < COUNTS { on_way(one) } else { 0 };
+            let counts = match one.upgrade() {
+                Some(one) if now.saturating_sub(*began) < COUNTS => on_way(&one),
+                _ => 0,
+            };
             bytes += counts;
             counts > 0
         });
@@ -172,6 +182,20 @@ mod tests {
         assert!(!look(&visits, 2 * LULL, false));
         assert!(look(&visits, 2 * LULL + 9, false));
         assert!(matches!(visits.next(true), Some((_, false))) && visits.next(true).is_none());
+    }
+
+    #[test]
+    fn who_is_gone_or_done_leaves_room_for_many_with_little() {
+        let visits = Visits::default();
+        let all: Vec<_> = (0..MOST).map(|i| Arc::new(AtomicU64::new((i % 2) as u64))).collect();
+        for one in &all {
+            visits.began(one, 1, 0);
+        }
+        assert!(!visits.has_room());
+        drop(all);
+        visits.wait(one(), 0);
+        look(&visits, 1, true);
+        assert!(matches!(visits.next(false), Some((_, true))) && visits.has_room());
     }
 
     #[test]
