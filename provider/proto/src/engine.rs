@@ -410,6 +410,18 @@ impl Engine {
         self.requester.closed = closed;
     }
 
+    /// Whether it was [closed](Self::set_closed).
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.requester.closed
+    }
+
+    /// Payload of the next request that is not yet wholly sent.
+    #[must_use]
+    pub fn next_payload(&self) -> u64 {
+        self.requester.next_payload()
+    }
+
     /// Says something to the peer's driver.
     pub fn say(&mut self, note: Note) {
         self.notes.push_back(note);
@@ -735,20 +747,15 @@ impl Engine {
         if !self.requester.owed() {
             self.progress_at = None;
         } else if let Some(budget) = self.timing.retry {
-            let soon = now + (budget / 4).max(1);
             if core::mem::take(&mut self.moved) || self.requester.is_held() {
                 self.progress_at = None;
             }
-            if self.requester.is_held() {
-                next = Some(soon);
-            } else {
-                let since = *self.progress_at.get_or_insert(now);
-                if now.saturating_sub(since) >= budget {
-                    self.fail(Some(Status::RetryExc));
-                    return None;
-                }
-                next = Some((since + budget).min(soon));
+            let since = *self.progress_at.get_or_insert(now);
+            if now.saturating_sub(since) >= budget {
+                self.fail(Some(Status::RetryExc));
+                return None;
             }
+            next = Some((since + budget).min(now + (budget / 4).max(1)));
         }
         let fed = core::mem::take(&mut self.requester.fed);
         if !self.requester.starved {

@@ -186,6 +186,11 @@ impl Requester {
         self.flown - self.landed + u64::from(self.offset)
     }
 
+    /// Payload of the next request.
+    pub(crate) fn next_payload(&self) -> u64 {
+        self.queue.get(self.next).map_or(0, |sent| sent.request.outgoing())
+    }
+
     /// Whether the next request has to wait for the window.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {

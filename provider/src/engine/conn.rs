@@ -55,7 +55,7 @@ pub(crate) struct Conn {
     pub(crate) progress: &'static Progress,
     cap: QpCap,
     signal_all: bool,
-    /// In the progress engine's list of connections whose requests gather.
+    /// In the progress engine's list of connections whose requests gather, or of those that wait for their turn.
     listed: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     timer: Option<Tick>,
     /// The timer was set with a missing receive of the peer in mind.
     starved: bool,
+    /// It is among those whose turn has begun.
+    counted: bool,
     drained_wanted: bool,
     /// The QP has failed for a reason of its own, and its owner has been told.
     reported: bool,
@@ -146,6 +148,7 @@ impl Conn {
             bursts: 0,
             timer: None,
             starved: false,
+            counted: false,
             drained_wanted: false,
             reported: false,
         };
@@ -270,20 +273,22 @@ impl Conn {
         self.mind_deadlines(inner);
     }
 
-    /// Whether it takes turns, and what it sends next begins one.
+    /// Whether what it sends next begins a turn.
     fn has_to_begin(&self, inner: &Inner) -> bool {
-        inner.link.as_ref().is_some_and(Link::takes_turns) && inner.engine.on_way() == 0
+        inner.link.as_ref().is_some_and(|link| link.has_to_begin(&inner.engine))
     }
 
     /// It is its turn, and there may be `room`.
     pub(super) fn begin(self: &Arc<Self>, inner: &mut Inner, room: bool) {
-        if let Some(link) = &inner.link {
+        if let Some(link) = &mut inner.link {
             link.open_window(&mut inner.engine, room);
         }
         self.flush_all(inner, true);
-        let bytes = inner.engine.on_way();
-        if bytes > 0 {
-            self.progress.began(self, bytes);
+        if let Some(link) = &inner.link {
+            link.narrow_window(&mut inner.engine);
+            if inner.engine.on_way() > 0 && !std::mem::replace(&mut inner.counted, true) {
+                self.progress.began(self);
+            }
         }
     }
 
@@ -345,7 +350,8 @@ impl Conn {
         }
     }
 
-    fn flush_all(self: &Arc<Self>, inner: &mut Inner, begins: bool) {
+    /// As [`flush`](Self::flush), also requests that begin a turn if it `begins`, and waits for none.
+    pub(super) fn flush_all(self: &Arc<Self>, inner: &mut Inner, begins: bool) {
         if let Err(e) = self.try_flush(inner, begins) {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
             if e.raw_os_error() == Some(libc::EFAULT) {
@@ -371,11 +377,13 @@ impl Conn {
     fn try_flush(&self, inner: &mut Inner, begins: bool) -> io::Result<()> {
         let Inner { engine, link, sends, reads, traffic, peer, .. } = inner;
         let Some(link) = link.as_mut().filter(|link| !link.broken) else {
+            engine.set_closed(false);
             engine.transmit(&mut Nowhere);
             return Ok(());
         };
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
         link.gate(engine, begins);
+        let flown = engine.flown();
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             // What waited for the socket was filled before; there may be more by now.
@@ -414,12 +422,11 @@ impl Conn {
         if let Some(batch) = link.batch.take() {
             self.progress.batches().give(batch);
         }
-        if engine.is_full() {
-            link.choose_window(engine, self.progress);
-            if self.progress.visits.any_waiting() {
-                link.close();
-            }
+        let counts = link.counts(engine.flown() - flown);
+        if counts > 0 {
+            self.progress.visits.add(counts);
         }
+        link.mind_window(engine, self.progress, self.progress.visits.any_waiting());
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);
         if engine.has_said_goodbye() && !link.finished {
             link.finished = true;
@@ -764,9 +771,16 @@ impl Inner {
         self.link.as_ref().is_some_and(Link::is_blocked)
     }
 
-    /// Payload that the peer has not acknowledged, if it still can.
-    pub(super) fn on_way(&self) -> u64 {
-        if self.link.is_some() { self.engine.on_way() } else { 0 }
+    /// What counts of the payload that the peer has not acknowledged: nothing if it is too `old`. Then it counts no more.
+    pub(super) fn count(&mut self, old: bool) -> u64 {
+        let counts = self.link.as_ref().filter(|_| !old).map_or(0, |link| link.counts(self.engine.on_way()));
+        self.counted = counts > 0;
+        counts
+    }
+
+    /// Whether nothing is on its way of what may take turns.
+    pub(super) fn is_home(&self) -> bool {
+        self.engine.on_way() == 0
     }
 
     pub(crate) fn is_linked(&self) -> bool {

@@ -48,8 +48,8 @@ pub(super) struct Link {
     pub(super) batch: Option<Box<Batch>>,
     pub(super) inbox: Inbox,
     share: Share,
-    /// No request may be begun before its next turn.
-    closed: bool,
+    /// What had been sent when its turn began.
+    begun: u64,
     /// What had been sent when it was last chosen.
     chosen: u64,
     /// Our direction has ended.
@@ -71,7 +71,7 @@ impl Link {
             batch: None,
             inbox: Inbox::default(),
             share,
-            closed: false,
+            begun: 0,
             chosen: 0,
             finished: false,
             broken: false,
@@ -122,30 +122,48 @@ impl Link {
         self.stream.is_blocked() || lanes.into_iter().flatten().any(LaneOut::is_blocked)
     }
 
-    /// The process's connections are so many that they take turns.
-    pub(super) fn takes_turns(&self) -> bool {
-        self.share.takes_turns
+    /// What of so many bytes counts, if it takes turns: no more than of a visit.
+    pub(super) fn counts(&self, bytes: u64) -> u64 {
+        if self.share.takes_turns { bytes.min(VISIT.bytes) } else { 0 }
     }
 
-    /// What it may send in its turn: if there is `room`, the bytes of a visit, also where its share is less.
-    pub(super) fn open_window(&self, engine: &mut Engine, room: bool) {
+    /// Its turn begins: with `room`, it sends the bytes of a visit, also where its share is less.
+    pub(super) fn open_window(&mut self, engine: &mut Engine, room: bool) {
         let least = if room { VISIT.bytes } else { 0 };
         engine.set_window(proto::Window { bytes: self.share.window.bytes.max(least), ..self.share.window });
+        self.begun = engine.flown();
     }
 
-    /// Frames are about to be sent. One that takes turns begins requests only while some are on their way, or `begins`.
-    pub(super) fn gate(&mut self, engine: &mut Engine, begins: bool) {
-        self.closed = self.takes_turns() && !begins && (self.closed || engine.on_way() == 0);
-        engine.set_closed(self.closed);
+    /// What it sends from now on is its share.
+    pub(super) fn narrow_window(&self, engine: &mut Engine) {
+        engine.set_window(self.share.window);
     }
 
-    /// Its turn has ended.
-    pub(super) fn close(&mut self) {
-        self.closed = true;
+    /// Whether what it sends next begins a turn.
+    pub(super) fn has_to_begin(&self, engine: &Engine) -> bool {
+        self.share.takes_turns && engine.on_way() == 0 && engine.next_payload() > 0
     }
 
-    /// The window is full: sees now and then whether the path holds more.
-    pub(super) fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
+    /// Frames are about to be sent; requests that begin a turn are not unless it `begins`, nor is one after its turn.
+    pub(super) fn gate(&self, engine: &mut Engine, begins: bool) {
+        let ended = engine.is_closed() && engine.on_way() > 0;
+        engine.set_closed(self.share.takes_turns && !begins && (ended || self.has_to_begin(engine)));
+    }
+
+    /// Frames have been sent. A turn ends when others wait.
+    pub(super) fn mind_window(&mut self, engine: &mut Engine, progress: &Progress, others: bool) {
+        if engine.is_closed() {
+            return;
+        }
+        if engine.is_full() {
+            self.choose_window(engine, progress);
+        }
+        let ends = engine.is_full() || engine.flown() - self.begun >= VISIT.bytes;
+        engine.set_closed(self.share.takes_turns && others && ends && engine.on_way() > 0);
+    }
+
+    /// Sees now and then whether the path holds more.
+    fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
         if engine.flown() - self.chosen < self.share.window.bytes.saturating_mul(LOOK_WINDOWS) {
             return;
         }

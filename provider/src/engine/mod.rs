@@ -94,7 +94,7 @@ pub struct Progress {
     bindings: Bindings,
     reporter: Reporter,
     turn: Mutex<Turn>,
-    /// Connections with requests that gather, and whether there are any.
+    /// Connections with requests that gather, and whether there are any; those that wait for their turn.
     listed: Mutex<Vec<Arc<Conn>>>,
     any_listed: AtomicBool,
     visits: Visits<Conn>,
@@ -386,7 +386,7 @@ impl Progress {
             }
         }
         if self.visits.any_waiting() {
-            let anyhow = self.visits.look(time::now(), moved, |conn| conn.lock().on_way());
+            let anyhow = self.visits.look(time::now(), moved, |conn, old| conn.lock().count(old));
             self.let_begin(anyhow);
         }
         if take(&self.any_unlinked) {
@@ -402,8 +402,13 @@ impl Progress {
         while let Some((conn, room)) = self.visits.next(std::mem::take(&mut anyhow)) {
             conn.unmark_listed();
             let mut inner = conn.lock();
-            if !inner.is_blocked() {
+            if inner.is_blocked() {
+                continue;
+            }
+            if inner.is_home() {
                 conn.begin(&mut inner, room);
+            } else {
+                conn.flush(&mut inner);
             }
         }
     }
@@ -422,7 +427,7 @@ impl Progress {
         self.lanes.close();
         for conn in self.registry.all() {
             if let Some(mut inner) = conn.try_lock().filter(|inner| inner.is_linked() && !inner.is_blocked()) {
-                conn.flush(&mut inner);
+                conn.flush_all(&mut inner, true);
             }
         }
     }
@@ -449,9 +454,11 @@ impl Progress {
     fn wait(&self, conn: &Arc<Conn>) {
         if conn.mark_listed() {
             self.visits.wait(conn.clone(), time::now());
-            if !IS_PROGRESS_THREAD.get() && self.standby.is_asleep_anyhow() {
-                self.wake();
-            }
+        } else if self.visits.any_waiting() {
+            return;
+        }
+        if !IS_PROGRESS_THREAD.get() && self.standby.is_asleep_anyhow() {
+            self.wake();
         }
     }
 
@@ -460,9 +467,9 @@ impl Progress {
         self.visits.has_room()
     }
 
-    /// The turn of `conn` has begun, with so much on its way.
-    fn began(&self, conn: &Arc<Conn>, bytes: u64) {
-        self.visits.began(conn, bytes, time::now());
+    /// The turn of `conn` has begun.
+    fn began(&self, conn: &Arc<Conn>) {
+        self.visits.began(conn, time::now());
     }
 
     pub(crate) fn unlink(&self, conn: &Arc<Conn>) {

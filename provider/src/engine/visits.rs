@@ -2,8 +2,8 @@
 //!
 //! What a thousand connections have on their way together is out of the processors' caches before anybody reads it. So
 //! where they are many, a connection that has nothing on its way begins only while little is on its way from others,
-//! and waits in line until then. When nothing has come for a moment, processors are not what is scarce, and one may begin
-//! whatever is on its way; and a connection whose peer has stopped counts for a second only.
+//! and waits in line until then. When nothing of that has arrived for a moment, processors are not what is scarce, and
+//! others begin, one by one, whatever is on its way; and a connection whose peer has stopped counts for a second only.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +12,11 @@ use std::sync::{Arc, Weak};
 use dmverbs_proto::Tick;
 use parking_lot::Mutex;
 
-/// While so many bytes of payload are on their way, or so many have begun since that was last looked at, nobody else begins.
+/// While so many bytes of payload are on their way, nobody else begins.
 const BUDGET: u64 = 4 << 20;
-const MOST: usize = 1024;
 /// For so long a connection counts.
 const COUNTS: Tick = 1_000_000_000;
-/// When nothing has come for so long, one may begin anyhow.
+/// When nothing of it has arrived for so long, others may begin anyhow.
 pub(super) const LULL: Tick = 1_000_000;
 
 /// Who has begun, and who waits in line.
@@ -30,24 +29,20 @@ pub(super) struct Visits<T> {
 #[derive(Debug)]
 struct Inner<T> {
     waiting: VecDeque<Arc<T>>,
-    /// When they began, in order; some may be gone.
+    /// Each once, and when it began, in order; some may be gone.
     begun: VecDeque<(Tick, Weak<T>)>,
-    /// Their payload on its way, as it was when they began or were last looked at.
+    /// Their payload on its way, as last looked at, and what has been sent since.
     bytes: u64,
-    /// When something last came, if anybody waited then, or when who waits first began to wait.
-    moved: Tick,
+    /// Something has come since.
+    stale: bool,
+    /// When they were last seen to have less on their way, or when who waits first began to wait.
+    progress: Tick,
 }
 
 impl<T> Default for Visits<T> {
     fn default() -> Visits<T> {
-        let inner = Inner { waiting: VecDeque::new(), begun: VecDeque::new(), bytes: 0, moved: 0 };
+        let inner = Inner { waiting: VecDeque::new(), begun: VecDeque::new(), bytes: 0, stale: false, progress: 0 };
         Visits { any_waiting: AtomicBool::new(false), inner: Mutex::new(inner) }
-    }
-}
-
-impl<T> Inner<T> {
-    fn has_room(&self) -> bool {
-        self.bytes < BUDGET && self.begun.len() < MOST
     }
 }
 
@@ -55,20 +50,23 @@ impl<T> Visits<T> {
     /// Whether one may begin that has not waited.
     pub(super) fn has_room(&self) -> bool {
         let inner = self.inner.lock();
-        inner.waiting.is_empty() && inner.has_room()
+        inner.waiting.is_empty() && inner.bytes < BUDGET
     }
 
-    /// Who has begun has so much payload on its way.
-    pub(super) fn began(&self, one: &Arc<T>, bytes: u64, now: Tick) {
-        let mut inner = self.inner.lock();
-        inner.bytes += bytes;
-        inner.begun.push_back((now, Arc::downgrade(one)));
+    /// One has begun that is not among those yet.
+    pub(super) fn began(&self, one: &Arc<T>, now: Tick) {
+        self.inner.lock().begun.push_back((now, Arc::downgrade(one)));
+    }
+
+    /// One has sent so many bytes.
+    pub(super) fn add(&self, bytes: u64) {
+        self.inner.lock().bytes += bytes;
     }
 
     pub(super) fn wait(&self, one: Arc<T>, now: Tick) {
         let mut inner = self.inner.lock();
         if inner.waiting.is_empty() {
-            inner.moved = now;
+            (inner.stale, inner.progress) = (true, now);
         }
         inner.waiting.push_back(one);
         self.any_waiting.store(true, Ordering::Release);
@@ -82,43 +80,42 @@ impl<T> Visits<T> {
     /// Who has waited longest, if there is room for it, or `anyhow`; and whether there is.
     pub(super) fn next(&self, anyhow: bool) -> Option<(Arc<T>, bool)> {
         let mut inner = self.inner.lock();
-        let room = inner.has_room();
+        let room = inner.bytes < BUDGET;
         let next = if anyhow || room { inner.waiting.pop_front() } else { None };
         self.any_waiting.store(!inner.waiting.is_empty(), Ordering::Release);
         next.map(|next| (next, room))
     }
 
-    /// Looks again at those that have begun, if nobody may begin because of them: `on_way` is their payload on its way,
-    /// which can have changed if something has `moved`. One caller at a time. Whether the next may begin anyhow.
-    pub(super) fn look(&self, now: Tick, moved: bool, on_way: impl Fn(&T) -> u64) -> bool {
-        let mut begun = {
+    /// Looks again at those that have begun, if nobody may begin because of them and something has `moved`. `count` is
+    /// told whether one began too long ago to count, and gives what counts of its payload on its way; with nothing, it is
+    /// no longer among them. One caller at a time. Whether the next may begin anyhow.
+    pub(super) fn look(&self, now: Tick, moved: bool, count: impl Fn(&T, bool) -> u64) -> bool {
+        let is_old = |began: Tick| now.saturating_sub(began) >= COUNTS;
+        let (mut begun, before) = {
             let mut inner = self.inner.lock();
-            if moved {
-                inner.moved = now;
+            inner.stale |= moved;
+            let old = inner.begun.front().is_some_and(|(began, _)| is_old(*began));
+            if inner.bytes < BUDGET || !(inner.stale || old) {
+                return now.saturating_sub(inner.progress) >= LULL;
             }
-            let lull = now.saturating_sub(inner.moved) >= LULL;
-            let counts = |&(began, _): &(Tick, Weak<T>)| now.saturating_sub(began) < COUNTS;
-            if inner.has_room() || (!moved && inner.begun.front().is_some_and(counts)) {
-                return lull;
-            }
-            inner.bytes = 0;
-            std::mem::take(&mut inner.begun)
+            inner.stale = false;
+            (std::mem::take(&mut inner.begun), std::mem::take(&mut inner.bytes))
         };
         // Without the lock, as who takes it may have locked one of them.
         let mut bytes = 0;
         begun.retain(|(began, one)| {
-            let counts = match one.upgrade() {
-                Some(one) if now.saturating_sub(*began) < COUNTS => on_way(&one),
-                _ => 0,
-            };
+            let counts = one.upgrade().map_or(0, |one| count(&one, is_old(*began)));
             bytes += counts;
             counts > 0
         });
         let mut inner = self.inner.lock();
+        if bytes < before {
+            inner.progress = now;
+        }
         inner.bytes += bytes;
         begun.append(&mut inner.begun);
         inner.begun = begun;
-        false
+        now.saturating_sub(inner.progress) >= LULL
     }
 }
 
@@ -136,11 +133,12 @@ mod tests {
     }
 
     fn begin(visits: &Visits<One>, one: &Arc<One>, now: Tick) {
-        visits.began(one, one.load(Ordering::Relaxed), now);
+        visits.add(one.load(Ordering::Relaxed));
+        visits.began(one, now);
     }
 
     fn look(visits: &Visits<One>, now: Tick, moved: bool) -> bool {
-        visits.look(now, moved, |one| one.load(Ordering::Relaxed))
+        visits.look(now, moved, |one, old| if old { 0 } else { one.load(Ordering::Relaxed) })
     }
 
     #[test]
@@ -171,30 +169,32 @@ mod tests {
     }
 
     #[test]
-    fn one_may_begin_anyhow_when_nothing_has_come_for_a_moment() {
+    fn others_may_begin_anyhow_when_nothing_has_arrived_for_a_moment() {
         let visits = Visits::default();
         let [a, b] = [(); 2].map(|()| one());
         begin(&visits, &a, 0);
-        begin(&visits, &a, 0);
-        visits.wait(b, 10);
-        assert!(!look(&visits, LULL + 9, false));
+        begin(&visits, &b, 0);
+        visits.wait(one(), 10);
         assert!(!look(&visits, LULL + 9, true));
-        assert!(!look(&visits, 2 * LULL, false));
-        assert!(look(&visits, 2 * LULL + 9, false));
+        // A byte is sent, and arrives.
+        visits.add(1);
+        assert!(!look(&visits, 2 * LULL, true));
+        assert!(!look(&visits, 3 * LULL - 1, false));
+        // Something else has come.
+        assert!(look(&visits, 3 * LULL, true));
         assert!(matches!(visits.next(true), Some((_, false))) && visits.next(true).is_none());
     }
 
     #[test]
-    fn who_is_gone_or_done_leaves_room_for_many_with_little() {
+    fn who_arrived_while_nobody_waited_leaves_room() {
         let visits = Visits::default();
-        let all: Vec<_> = (0..MOST).map(|i| Arc::new(AtomicU64::new((i % 2) as u64))).collect();
-        for one in &all {
-            visits.began(one, 1, 0);
-        }
-        assert!(!visits.has_room());
-        drop(all);
-        visits.wait(one(), 0);
-        look(&visits, 1, true);
+        let [a, b] = [(); 2].map(|()| one());
+        begin(&visits, &a, 0);
+        begin(&visits, &b, 0);
+        a.store(0, Ordering::Relaxed);
+        drop(b);
+        visits.wait(one(), 1);
+        look(&visits, 1, false);
         assert!(matches!(visits.next(false), Some((_, true))) && visits.has_room());
     }
 
