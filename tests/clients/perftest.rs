@@ -151,7 +151,7 @@ const ONE_SIZE: [(&str, &str, u64); 11] = [
     // More than the kernel lets all sockets hold, if nothing held it back.
     ("ib_write_bw", "-N -s 65536 -q 1024 -n 128", 65536),
     // It takes longer than the retry time until each has had its turn.
-    ("ib_write_bw", "-N -b -s 65536 -q 1024 -t 16 -n 100", 65536),
+    ("ib_write_bw", "-N -b -s 65536 -q 1024 -t 16 -n 40", 65536),
     ("ib_send_bw", "-s 1024 -r 16 -n 5000", 1024),
     ("ib_write_bw", "-s 65536 --odp -n 500", 65536),
 ];

@@ -352,6 +352,7 @@ impl Conn {
 
     /// As [`flush`](Self::flush), also requests that begin a turn if it `begins`, and waits for none.
     pub(super) fn flush_all(self: &Arc<Self>, inner: &mut Inner, begins: bool) {
+        let flown = inner.engine.flown();
         if let Err(e) = self.try_flush(inner, begins) {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
             if e.raw_os_error() == Some(libc::EFAULT) {
@@ -362,6 +363,9 @@ impl Conn {
                 // What the peer said before may still wait to be read; the end of the stream follows it.
                 link.broken = true;
             }
+        }
+        if let Some(link) = &inner.link {
+            self.progress.count(link.counts(inner.engine.flown() - flown));
         }
         self.mind_deadlines(inner);
         self.settle(inner);
@@ -383,7 +387,6 @@ impl Conn {
         };
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
         link.gate(engine, begins);
-        let flown = engine.flown();
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             // What waited for the socket was filled before; there may be more by now.
@@ -421,10 +424,6 @@ impl Conn {
         }
         if let Some(batch) = link.batch.take() {
             self.progress.batches().give(batch);
-        }
-        let counts = link.counts(engine.flown() - flown);
-        if counts > 0 {
-            self.progress.visits.add(counts);
         }
         link.mind_window(engine, self.progress, self.progress.visits.any_waiting());
         (inner.unsent_bytes, inner.patience) = (0, PATIENCE);

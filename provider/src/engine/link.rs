@@ -144,7 +144,7 @@ impl Link {
         self.share.takes_turns && engine.on_way() == 0 && engine.next_payload() > 0
     }
 
-    /// Frames are about to be sent; requests that begin a turn are not unless it `begins`, nor is one after its turn.
+    /// Frames are about to be sent. Requests are held back after its turn, and before the next unless that `begins`.
     pub(super) fn gate(&self, engine: &mut Engine, begins: bool) {
         let ended = engine.is_closed() && engine.on_way() > 0;
         engine.set_closed(self.share.takes_turns && !begins && (ended || self.has_to_begin(engine)));

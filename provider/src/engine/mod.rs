@@ -467,6 +467,13 @@ impl Progress {
         self.visits.has_room()
     }
 
+    /// So many bytes have been sent of what takes turns.
+    fn count(&self, bytes: u64) {
+        if bytes > 0 {
+            self.visits.add(bytes);
+        }
+    }
+
     /// The turn of `conn` has begun.
     fn began(&self, conn: &Arc<Conn>) {
         self.visits.began(conn, time::now());

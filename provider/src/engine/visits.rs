@@ -3,7 +3,7 @@
 //! What a thousand connections have on their way together is out of the processors' caches before anybody reads it. So
 //! where they are many, a connection that has nothing on its way begins only while little is on its way from others,
 //! and waits in line until then. When nothing of that has arrived for a moment, processors are not what is scarce, and
-//! others begin, one by one, whatever is on its way; and a connection whose peer has stopped counts for a second only.
+//! one after the other begins whatever is on its way; and a connection whose peer has stopped counts for a second only.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 const BUDGET: u64 = 4 << 20;
 /// For so long a connection counts.
 const COUNTS: Tick = 1_000_000_000;
-/// When nothing of it has arrived for so long, others may begin anyhow.
+/// When nothing of it has arrived for so long, one may begin anyhow, and after as long the next.
 pub(super) const LULL: Tick = 1_000_000;
 
 /// Who has begun, and who waits in line.
@@ -35,8 +35,19 @@ struct Inner<T> {
     bytes: u64,
     /// Something has come since.
     stale: bool,
-    /// When they were last seen to have less on their way, or when who waits first began to wait.
+    /// When they were last seen to have less on their way, one was let go anyhow, or who waits first began to wait.
     progress: Tick,
+}
+
+impl<T> Inner<T> {
+    /// Whether one may begin anyhow; for the next there has to be another lull.
+    fn lulls(&mut self, now: Tick) -> bool {
+        let lulls = now.saturating_sub(self.progress) >= LULL;
+        if lulls {
+            self.progress = now;
+        }
+        lulls
+    }
 }
 
 impl<T> Default for Visits<T> {
@@ -96,7 +107,7 @@ impl<T> Visits<T> {
             inner.stale |= moved;
             let old = inner.begun.front().is_some_and(|(began, _)| is_old(*began));
             if inner.bytes < BUDGET || !(inner.stale || old) {
-                return now.saturating_sub(inner.progress) >= LULL;
+                return inner.lulls(now);
             }
             inner.stale = false;
             (std::mem::take(&mut inner.begun), std::mem::take(&mut inner.bytes))
@@ -115,7 +126,7 @@ impl<T> Visits<T> {
         inner.bytes += bytes;
         begun.append(&mut inner.begun);
         inner.begun = begun;
-        now.saturating_sub(inner.progress) >= LULL
+        inner.lulls(now)
     }
 }
 
@@ -169,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn others_may_begin_anyhow_when_nothing_has_arrived_for_a_moment() {
+    fn one_may_begin_anyhow_when_nothing_has_arrived_for_a_moment() {
         let visits = Visits::default();
         let [a, b] = [(); 2].map(|()| one());
         begin(&visits, &a, 0);
@@ -183,6 +194,8 @@ mod tests {
         // Something else has come.
         assert!(look(&visits, 3 * LULL, true));
         assert!(matches!(visits.next(true), Some((_, false))) && visits.next(true).is_none());
+        assert!(!look(&visits, 4 * LULL - 1, true));
+        assert!(look(&visits, 4 * LULL, false));
     }
 
     #[test]
