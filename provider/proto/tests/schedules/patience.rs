@@ -146,6 +146,18 @@ fn a_long_message_is_acknowledged_on_its_way() {
     assert_eq!(net.a.statuses(), [(0, Success)]);
 }
 
+/// The peer is silent from now on, which fails the request between one and two budgets later.
+fn expect_notice(net: &mut Pair) {
+    for _ in 0..9 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    for _ in 0..12 {
+        net.tick(100 * MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+}
+
 #[test]
 fn no_deadline_runs_for_what_may_not_be_begun() {
     let mut net = Pair::seeded(27);
@@ -159,14 +171,7 @@ fn no_deadline_runs_for_what_may_not_be_begun() {
     assert_eq!(net.a.statuses(), []);
     net.a.engine.set_closed(false);
     net.a.transmit(usize::MAX);
-    for _ in 0..9 {
-        net.tick(100 * MS);
-    }
-    assert_eq!(net.a.statuses(), []);
-    for _ in 0..12 {
-        net.tick(100 * MS);
-    }
-    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+    expect_notice(&mut net);
 }
 
 #[test]
@@ -175,14 +180,7 @@ fn a_silent_peer_is_noticed_within_twice_the_budget() {
     let target = net.b.target(8);
     net.a.send(0, SendOp::Write(at(target)), b"into the");
     net.a.transmit(usize::MAX);
-    for _ in 0..9 {
-        net.tick(100 * MS);
-    }
-    assert_eq!(net.a.statuses(), []);
-    for _ in 0..12 {
-        net.tick(100 * MS);
-    }
-    assert_eq!(net.a.statuses(), [(0, RetryExc)]);
+    expect_notice(&mut net);
 }
 
 #[test]
