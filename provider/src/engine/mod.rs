@@ -640,7 +640,7 @@ impl Progress {
             // Who wants the engine for something else gets it between two turns.
             MutexGuard::bump(&mut turn);
         }
-        // Nothing may wait while the thread sleeps.
+        // Nothing that gathers may wait while the thread sleeps.
         self.housekeep(&mut turn, false);
         self.send_lazy(&mut turn);
         turn.show();
