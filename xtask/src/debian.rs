@@ -29,6 +29,7 @@ impl Tree<'_> {
         let folder = root()?.join("target").join(self.name);
         let unpacked = folder.join(SUITE);
         if !unpacked.is_dir() {
+            println!("Fetching {} of Debian {SUITE}, once …", self.packages.join(", "));
             // A folder under its final name is complete: it is filled under another one.
             let partial = folder.join("partial");
             if folder.exists() {
@@ -43,6 +44,12 @@ impl Tree<'_> {
         }
         Ok(unpacked)
     }
+}
+
+/// The words that start a program of an unpacked tree with the libraries of that tree.
+pub fn loader(unpacked: &Path) -> [PathBuf; 3] {
+    let libraries = unpacked.join("usr/lib/x86_64-linux-gnu");
+    [libraries.join("ld-linux-x86-64.so.2"), "--library-path".into(), libraries]
 }
 
 /// An apt that keeps its sources, lists and packages in a folder of its own.

@@ -11,7 +11,7 @@ use dmverbs_tests::{Net, Pair, programs, wait};
 use serde::Deserialize;
 
 use super::machine;
-use crate::debian::Tree;
+use crate::debian::{self, Tree};
 use crate::{output, root};
 
 /// Where to measure, and for how long.
@@ -201,9 +201,9 @@ impl Participant {
 
     fn ucx(&self, bench: &Bench, test: &str, written: bool, iterations: u64) -> Result<Figure> {
         let command = |side: &dmverbs_tests::Side| {
-            let libraries = bench.ucx.join("usr/lib/x86_64-linux-gnu");
-            let mut command = side.command(libraries.join("ld-linux-x86-64.so.2"));
-            command.arg("--library-path").arg(&libraries);
+            let [loader, how, libraries] = debian::loader(&bench.ucx);
+            let mut command = side.command(loader);
+            command.arg(how).arg(libraries);
             if written {
                 command.arg("--preload").arg(&bench.written);
             }
