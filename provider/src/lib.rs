@@ -12,3 +12,5 @@ mod ring;
 mod sync;
 mod sys;
 mod transport;
+
+pub use sys::cancel::Uncancelled;

@@ -1,20 +1,27 @@
 //! The frame around every exported function.
 
 use std::any::Any;
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::Errno;
+use dmverbs_provider::Uncancelled;
 
-/// Runs the body of the exported function `name`: a panic ends here as EIO, and a failure is logged by name.
+use crate::{Errno, MinusOne, Ret};
+
+/// Runs the body of the exported function `name`: a panic ends here as EIO, a failure is logged by name, and the thread
+/// is not cancelled meanwhile.
 ///
 /// # Errors
 /// The body's, or EIO.
 pub fn call<T>(name: &'static str, body: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let _uncancelled = Uncancelled::begin();
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(died(name, &*panic)));
     result.inspect_err(|e| e.report(name))
 }
 
-/// The same for a function on the fast path, whose body makes its own value; `broken` stands for EIO.
+/// The same for a function on the fast path, whose body makes its own value; `broken` stands for EIO. Where a thread
+/// could be cancelled the provider sees to that.
 #[inline]
 pub fn guard<T>(name: &'static str, broken: T, body: impl FnOnce() -> T) -> T {
     match catch_unwind(AssertUnwindSafe(body)) {
@@ -22,6 +29,38 @@ pub fn guard<T>(name: &'static str, broken: T, body: impl FnOnce() -> T) -> T {
         Err(panic) => {
             died(name, &*panic);
             broken
+        }
+    }
+}
+
+/// A function that waits for an event: reads one from the eventfd that `fd` gives, and has `claim` look what it was, again
+/// and again until that says true. Gives 0, or -1 with `errno`: the read's `EAGAIN` and `EINTR` as read(2) has them, and
+/// those of both.
+///
+/// In the read, and nowhere else, the thread may be cancelled, as in rdma-core's. Then this and all that called it end
+/// without returning: there is nothing to drop here, nor may there be in an exported function that calls this, which is
+/// `extern "C-unwind"`.
+pub fn wait(
+    name: &'static str,
+    fd: &dyn Fn() -> Result<RawFd, Errno>,
+    claim: &dyn Fn() -> Result<bool, Errno>,
+) -> c_int {
+    unsafe extern "C-unwind" {
+        fn read(fd: c_int, to: *mut c_void, len: usize) -> isize;
+    }
+    loop {
+        let fd = MinusOne::give(call(name, fd));
+        if fd < 0 {
+            return -1;
+        }
+        let mut count = 0_u64;
+        // SAFETY: `count` is writable for the length given.
+        if unsafe { read(fd, (&raw mut count).cast(), size_of::<u64>()) } < 0 {
+            return -1;
+        }
+        let claimed = MinusOne::give(call(name, || claim().map(c_int::from)));
+        if claimed != 0 {
+            return claimed.min(0);
         }
     }
 }

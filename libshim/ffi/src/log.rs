@@ -1,8 +1,10 @@
 //! Log output, as `DMVERBS_LOG` asks for it.
 
+use std::io;
 use std::sync::OnceLock;
 
 use crate::Errno;
+use dmverbs_provider::Uncancelled;
 use dmverbs_provider::config::config;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -24,12 +26,25 @@ pub fn start() -> Result<(), Errno> {
                 parse(text).map_err(|why| Errno::misuse(format!("DMVERBS_LOG={text:?}: {why}")))
             });
             let (filter, result) = wanted.map_or_else(|e| (default(), Err(e)), |filter| (filter, Ok(())));
-            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+            let lines = tracing_subscriber::fmt::layer().with_writer(|| Stderr(Uncancelled::begin())).with_ansi(false);
             // A Rust program that links us may have its own subscriber; then ours stands back.
             drop(tracing_subscriber::registry().with(filter).with(lines).try_init());
             result
         })
         .clone()
+}
+
+/// Standard error; what is written there may not end its thread.
+struct Stderr(#[expect(dead_code, reason = "until it is dropped")] Uncancelled);
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 fn default() -> Targets {

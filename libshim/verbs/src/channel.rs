@@ -1,9 +1,9 @@
 //! Completion channels.
 
-use std::ffi::{c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use dmverbs_ffi::{Class, Code, Handle, MinusOne, Out, Own, Ptr, Void, entry};
+use dmverbs_ffi::{Arg, Class, Code, Errno, Handle, Out, Own, Ptr, Void, entry, wait};
 use dmverbs_provider::object;
 use rdma_core_sys::verbs::{ibv_comp_channel, ibv_cq};
 
@@ -41,18 +41,6 @@ entry! {
         Ok(())
     }
 
-    /// ibv_get_cq_event(3)
-    pub fn ibv_get_cq_event(
-        channel: &Channel, cq: Out<'_, *mut ibv_cq>, cq_context: Out<'_, *mut c_void>,
-    ) -> MinusOne {
-        let (mut cq, mut cq_context) = (cq, cq_context);
-        let seen: *mut ibv_cq = std::ptr::with_exposed_provenance_mut(channel.wait()?);
-        // SAFETY: the provider names CQs that live: destroying one waits until this event is acknowledged.
-        cq_context.set(unsafe { (*seen).cq_context });
-        cq.set(seen);
-        Ok(0)
-    }
-
     /// ibv_ack_cq_events(3)
     pub fn ibv_ack_cq_events(cq: *mut ibv_cq, nevents: c_uint) -> Void {
         // SAFETY: NULL, or a CQ that has events to acknowledge: destroying it waits for this call.
@@ -60,4 +48,32 @@ entry! {
         cq.provider().ack_events(nevents);
         Ok(())
     }
+}
+
+/// ibv_get_cq_event(3)
+///
+/// # Safety
+/// Pointers are NULL or what the manual page asks for.
+pub unsafe extern "C-unwind" fn ibv_get_cq_event(
+    channel: *mut ibv_comp_channel,
+    cq: *mut *mut ibv_cq,
+    cq_context: *mut *mut c_void,
+) -> c_int {
+    let arguments = || -> Result<(&Channel, Out<'_, *mut ibv_cq>, Out<'_, *mut c_void>), Errno> {
+        // SAFETY: the pointers are NULL or what the manual page asks for: the caller's duty.
+        unsafe {
+            let channel = <&Channel as Arg>::take(channel, "channel")?;
+            Ok((channel, Out::take(cq, "cq")?, Out::take(cq_context, "cq_context")?))
+        }
+    };
+    let claim = || {
+        let (channel, mut cq, mut cq_context) = arguments()?;
+        let Some(cookie) = channel.claim() else { return Ok(false) };
+        let seen: *mut ibv_cq = std::ptr::with_exposed_provenance_mut(cookie);
+        // SAFETY: the provider names CQs that live: destroying one waits until this event is acknowledged.
+        cq_context.set(unsafe { (*seen).cq_context });
+        cq.set(seen);
+        Ok(true)
+    };
+    wait("ibv_get_cq_event", &|| arguments().map(|(channel, ..)| channel.fd()), &claim)
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use dmverbs_ffi::{Errno, In, MinusOne, Out, Void, entry, if_live};
+use dmverbs_ffi::{Arg, Errno, In, Out, Void, entry, if_live, wait};
 use dmverbs_provider::object::AsyncEvent;
 use parking_lot::{Condvar, Mutex};
 use rdma_core_sys::verbs::*;
@@ -41,18 +41,6 @@ impl Acks {
 
 entry! {
     /// ibv_get_async_event(3)
-    pub fn ibv_get_async_event(context: &Context, event: Out<'_, ibv_async_event>) -> MinusOne {
-        let mut event = event;
-        loop {
-            // An object may go between its event's leaving the queue and now; then there is nobody to tell.
-            if let Some(told) = tell(context.provider().wait_event()?) {
-                event.set(told);
-                return Ok(0);
-            }
-        }
-    }
-
-    /// ibv_get_async_event(3)
     pub fn ibv_ack_async_event(event: In<'_, ibv_async_event>) -> Void {
         match event.event_type {
             IBV_EVENT_CQ_ERR => {
@@ -69,6 +57,25 @@ entry! {
             _ => Ok(()),
         }
     }
+}
+
+/// ibv_get_async_event(3)
+///
+/// # Safety
+/// Pointers are NULL or what the manual page asks for.
+pub unsafe extern "C-unwind" fn ibv_get_async_event(context: *mut ibv_context, event: *mut ibv_async_event) -> c_int {
+    let arguments = || -> Result<(&Context, Out<'_, ibv_async_event>), Errno> {
+        // SAFETY: the pointers are NULL or what the manual page asks for: the caller's duty.
+        unsafe { Ok((<&Context as Arg>::take(context, "context")?, Out::take(event, "event")?)) }
+    };
+    let claim = || {
+        let (context, mut event) = arguments()?;
+        // An object may go between its event's leaving the queue and now; then there is nobody to tell.
+        let Some(told) = context.provider().claim_event().and_then(tell) else { return Ok(false) };
+        event.set(told);
+        Ok(true)
+    };
+    wait("ibv_get_async_event", &|| Ok(arguments()?.0.provider().async_fd()), &claim)
 }
 
 /// The event as C sees it, owed an acknowledgement from now on; `None` if its object is gone.

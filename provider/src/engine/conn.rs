@@ -19,6 +19,7 @@ use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic};
+use crate::sys::cancel::Uncancelled;
 use crate::sys::socket::Iov;
 use crate::transport::{Flushed, Stream};
 
@@ -444,6 +445,7 @@ impl Conn {
     /// The stream has ended.
     pub(super) fn lose(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(mut link) = inner.link.take() {
+            let _uncancelled = Uncancelled::begin();
             link.stream.deregister(self.progress.epoll());
             self.lose_lanes(&mut link);
             if let Some(batch) = link.batch.take() {
@@ -489,6 +491,7 @@ impl Conn {
     pub(super) fn service(self: &Arc<Self>, inner: &mut Inner, staging: &mut Staging, iovs: &mut Vec<Iov>) -> Serviced {
         let mut serviced = Serviced::default();
         let Some(link) = &inner.link else { return serviced };
+        let _uncancelled = link.has_lanes().then(Uncancelled::begin);
         if link.has_lanes() {
             serviced.moved = self.try_lane(inner, staging.lane().0);
             self.take_notices(inner);

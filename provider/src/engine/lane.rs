@@ -20,6 +20,7 @@ use super::{LANE_IN, LANE_OUT, LANE_PAST};
 use crate::config::Devmem;
 use crate::mem::{Kind, Region};
 use crate::object::Traffic;
+use crate::sys::cancel::Uncancelled;
 use crate::sys::devmem::{self, Landing, Piece};
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::socket::{self, Socket};
@@ -144,6 +145,7 @@ impl LaneIn {
 impl Conn {
     /// Payload for a device has come, or will come, in-band: the peer hears that there is a better way.
     pub(super) fn want_lane(&self, inner: &mut Inner, device: Kind, key: u32) {
+        let _uncancelled = Uncancelled::begin();
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
         let now = time::now();
         link.next_in.take_if(|lane| lane.is_hopeless(now));
@@ -196,6 +198,7 @@ impl Conn {
 
     /// The peer's driver has said something.
     pub(super) fn on_note(self: &Arc<Self>, inner: &mut Inner, note: Note) {
+        let _uncancelled = Uncancelled::begin();
         match note {
             Note::Offer { port, rkey, challenge } => {
                 if let Err(e) = self.on_offer(inner, port, rkey, challenge) {

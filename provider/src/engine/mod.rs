@@ -42,6 +42,7 @@ use wake::{Plan, Standby, Watch};
 use crate::config::Config;
 use crate::mem::Region;
 use crate::object::Error;
+use crate::sys::cancel::Uncancelled;
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
 use crate::sys::socket::{self, Iov};
@@ -323,6 +324,7 @@ impl Progress {
 
     fn dispatch(&self, turn: &mut Turn, events: &[Event]) -> bool {
         let mut moved = false;
+        let _uncancelled = (!events.is_empty()).then(Uncancelled::begin);
         for event in events {
             match event.token() {
                 // The thread's alone: who else took it would let the thread sleep on.
@@ -390,6 +392,7 @@ impl Progress {
             self.let_begin(anyhow);
         }
         if take(&self.any_unlinked) {
+            let _uncancelled = Uncancelled::begin();
             for conn in std::mem::take(&mut *self.unlinked.lock()) {
                 turn.remove(&conn);
                 self.registry.release(&conn);

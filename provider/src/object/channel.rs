@@ -25,10 +25,17 @@ impl Channel {
         Ok(Arc::new(Channel { context: context.clone(), events: Fifo::new()?, users: Users::default() }))
     }
 
-    /// Readable while an event is queued.
+    /// An eventfd(2), a semaphore: readable while an event is queued.
     #[must_use]
     pub fn fd(&self) -> RawFd {
         self.events.fd()
+    }
+
+    /// Takes the oldest event, the cookie of its completion queue, for one that the caller has read from the fd. None if
+    /// that was of an event that has been dropped since: then there is another to wait for.
+    #[must_use]
+    pub fn claim(&self) -> Option<Cookie> {
+        self.events.claim()
     }
 
     /// Takes the oldest event, waiting for one: the cookie of its completion queue.

@@ -33,16 +33,23 @@ impl Context {
         &self.device
     }
 
-    /// Readable while an event is queued; `O_NONBLOCK` set on it makes [`Context::wait_event`] not block.
+    /// An eventfd(2), a semaphore: readable while an event is queued.
     #[must_use]
     pub fn async_fd(&self) -> RawFd {
         self.events.fd()
     }
 
+    /// Takes the oldest event, for one that the caller has read from the fd. None if that was of an event that has been
+    /// dropped since: then there is another to wait for.
+    #[must_use]
+    pub fn claim_event(&self) -> Option<AsyncEvent> {
+        self.events.claim()
+    }
+
     /// Takes the oldest event, waiting for one.
     ///
     /// # Errors
-    /// `EAGAIN` if there is none and the fd is non-blocking.
+    /// `EAGAIN` if there is none and O_NONBLOCK was set on the fd.
     pub fn wait_event(&self) -> Result<AsyncEvent, Error> {
         self.events.wait()
     }

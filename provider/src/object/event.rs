@@ -40,6 +40,17 @@ impl<T> Fifo<T> {
         self.count.add(1);
     }
 
+    /// Takes the oldest event, for one that the caller has taken from the fd's count by read(2). None if that was of an
+    /// event that has been dropped since.
+    pub(crate) fn claim(&self) -> Option<T> {
+        let mut queue = self.queue.lock();
+        if queue.void > 0 {
+            queue.void -= 1;
+            return None;
+        }
+        queue.events.pop_front()
+    }
+
     /// Takes the oldest event, waiting for one unless O_NONBLOCK was set on the fd.
     ///
     /// # Errors
@@ -48,10 +59,7 @@ impl<T> Fifo<T> {
     pub(crate) fn wait(&self) -> Result<T, Error> {
         loop {
             self.count.take()?;
-            let mut queue = self.queue.lock();
-            if queue.void > 0 {
-                queue.void -= 1;
-            } else if let Some(event) = queue.events.pop_front() {
+            if let Some(event) = self.claim() {
                 return Ok(event);
             }
         }

@@ -9,6 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::cancel::Uncancelled;
+
 /// CUdeviceptr: an address in a GPU's memory.
 pub(crate) type Address = u64;
 /// CUcontext, CUstream
@@ -224,6 +226,7 @@ impl Gpu {
 
     /// Does something with our context as the thread's, whatever the program has made its own.
     fn within<T>(&self, work: impl FnOnce(&Driver) -> io::Result<T>) -> io::Result<T> {
+        let _uncancelled = Uncancelled::begin();
         // SAFETY: the context is one that the driver gave; if it has been destroyed since, the driver says so.
         self.driver.check("cuCtxPushCurrent", unsafe { (self.driver.push)(self.context.0) })?;
         let result = work(self.driver);

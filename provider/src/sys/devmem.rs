@@ -41,7 +41,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, binding: u32, at: u64, len: usize) ->
     unsafe { libc::CMSG_DATA(header).cast::<u32>().write_unaligned(binding) };
     let flags = libc::MSG_ZEROCOPY | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `message` lists no memory of this process to be read but its control buffer.
-    check_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+    check_size(unsafe { libc::syscall(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, flags) } as isize)
 }
 
 /// The first and the last number of calls of [`send`] whose memory the kernel no longer reads, if there is news.
@@ -58,7 +58,8 @@ pub(crate) fn take_notice(socket: BorrowedFd<'_>) -> io::Result<Option<(u32, u32
         (message.msg_control, message.msg_controllen) = (control.as_mut_ptr(), 256);
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
         // SAFETY: `message` has a control buffer of the size it says.
-        match check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }) {
+        let n = unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut message, flags) };
+        match check_size(n as isize) {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(e) => return Err(e),
@@ -163,7 +164,8 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, landing: &mut Landing, len: usize) ->
     let mut message = landing.message(&mut iov);
     let flags = MSG_SOCK_DEVMEM | libc::MSG_DONTWAIT;
     // SAFETY: `message` lists `landing.bytes`, and a control buffer of the size it says.
-    let n = check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    let n = unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut message, flags) };
+    let n = check_size(n as isize)?;
     Ok(landing.told(&message, n))
 }
 

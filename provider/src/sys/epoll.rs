@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::check;
+use super::{check, check_size};
 
 /// What to wait for on an fd; errors and hang-ups are always reported, as readable.
 #[derive(Clone, Copy, Debug)]
@@ -96,11 +96,11 @@ impl Epoll {
     #[inline]
     pub(crate) fn wait(&self, events: &mut [Event], time: Option<Duration>) -> io::Result<usize> {
         let millis = time.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
-        // SAFETY: `events` is writable for its length, and Event is a transparent epoll_event.
-        let n =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr().cast(), events.len() as i32, millis) };
-        match check(n) {
-            Ok(n) => Ok(n as usize),
+        let (fd, room, mask) = (self.0.as_raw_fd(), events.len(), std::ptr::null::<libc::sigset_t>());
+        // SAFETY: `events` is writable for its length, Event is a transparent epoll_event, and no signal mask is given.
+        let n = unsafe { libc::syscall(libc::SYS_epoll_pwait, fd, events.as_mut_ptr(), room, millis, mask, 0_usize) };
+        match check_size(n as isize) {
+            Ok(n) => Ok(n),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(e) => Err(e),
         }

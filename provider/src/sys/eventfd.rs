@@ -36,7 +36,7 @@ impl EventFd {
     /// Adds to the counter.
     pub(crate) fn add(&self, n: u64) {
         // SAFETY: the buffer is 8 readable bytes. It cannot fail short of 2^64 - 1 adds.
-        unsafe { libc::write(self.raw(), (&raw const n).cast(), 8) };
+        unsafe { libc::syscall(libc::SYS_write, self.raw(), &raw const n, 8_usize) };
     }
 
     /// Takes from the counter, waiting until it is not zero unless O_NONBLOCK was set on the fd.

@@ -1,5 +1,6 @@
 //! System calls, one safe function each.
 
+pub(crate) mod cancel;
 pub(crate) mod cuda;
 pub(crate) mod devmem;
 pub(crate) mod dmabuf;

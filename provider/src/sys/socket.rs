@@ -5,6 +5,7 @@ use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use super::{check, check_size, fork};
 
@@ -347,13 +348,16 @@ pub(crate) fn send_vectored<'a>(
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = if let [iov] = &room[..] {
         // SAFETY: the range is borrowed for the call, or registered, and then the kernel says EFAULT if it is gone.
-        unsafe { libc::send(fd, iov.0.iov_base, iov.0.iov_len, flags) }
+        unsafe {
+            let to = ptr::null::<libc::sockaddr>();
+            libc::syscall(libc::SYS_sendto, fd, iov.0.iov_base, iov.0.iov_len, flags, to, 0)
+        }
     } else {
         let message = message(room);
         // SAFETY: as above, for each range that `message` lists.
-        unsafe { libc::sendmsg(fd, &message, flags) }
+        unsafe { libc::syscall(libc::SYS_sendmsg, fd, &raw const message, flags) }
     };
-    check_size(sent).map(|sent| (sent, all))
+    check_size(sent as isize).map(|sent| (sent, all))
 }
 
 /// Receives what is there now, first into `iovs`, then into `tail`; 0 at the end of the stream. Empties `iovs`.
@@ -362,16 +366,19 @@ pub(crate) fn recv_vectored(socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>, tail: &
     let fd = socket.as_raw_fd();
     let received = if iovs.is_empty() {
         // SAFETY: `tail` is writable for its length.
-        unsafe { libc::recv(fd, tail.as_mut_ptr().cast(), tail.len(), libc::MSG_DONTWAIT) }
+        unsafe {
+            let from = ptr::null_mut::<libc::c_void>();
+            libc::syscall(libc::SYS_recvfrom, fd, tail.as_mut_ptr(), tail.len(), libc::MSG_DONTWAIT, from, from)
+        }
     } else {
         iovs.push(Iov(libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() }));
         let mut message = message(iovs);
         // SAFETY: `message` lists registered ranges, for which the kernel says EFAULT if they are gone, and `tail`,
         // which is writable for its length.
-        unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) }
+        unsafe { libc::syscall(libc::SYS_recvmsg, fd, &raw mut message, libc::MSG_DONTWAIT) }
     };
     iovs.clear();
-    check_size(received)
+    check_size(received as isize)
 }
 
 fn message(iovs: &[Iov]) -> libc::msghdr {

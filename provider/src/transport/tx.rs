@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::config::Devmem;
 use crate::mem::Region;
+use crate::sys::cancel::Uncancelled;
 
 /// A dma-buf that was bound for sending, as long as this lives.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ impl Bindings {
         let dmabuf = region.device().filter(|_| self.devmem != Devmem::Off)?.dmabuf()?;
         let mut bindings = self.bound.lock();
         let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
+            let _uncancelled = Uncancelled::begin();
             let bind = || {
                 let socket = Netdev::open()?;
                 let id = socket.bind_tx(ifindex, dmabuf)?;
