@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /*
@@ -30,6 +32,9 @@
  */
 static bool met;
 
+/* In this thread a read(2) is where it waits for an event. */
+static __thread bool waits;
+
 static void look(const char *point, void *caller)
 {
 	char name[16] = "";
@@ -38,7 +43,7 @@ static void look(const char *point, void *caller)
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	prctl(PR_GET_NAME, name);
-	if (state == PTHREAD_CANCEL_ENABLE && strcmp(name, "dmverbs") && dladdr(caller, &from) &&
+	if (state == PTHREAD_CANCEL_ENABLE && strncmp(name, "dmverbs", 7) && dladdr(caller, &from) &&
 	    strstr(from.dli_fname, "verbs")) {
 		__atomic_store_n(&met, true, __ATOMIC_RELAXED);
 		fprintf(stderr, "%s calls %s()\n", from.dli_fname, point);
@@ -73,7 +78,6 @@ POINT(int, poll, (struct pollfd *fds, nfds_t n, int timeout), (fds, n, timeout))
 POINT(int, epoll_wait, (int fd, struct epoll_event *events, int n, int timeout), (fd, events, n, timeout))
 POINT(ssize_t, getrandom, (void *to, size_t n, unsigned int flags), (to, n, flags))
 
-/* Here a thread may end that waits for an event, which is of 8 bytes. */
 ssize_t read(int fd, void *to, size_t n)
 {
 	static ssize_t (*next)(int fd, void *to, size_t n);
@@ -83,14 +87,15 @@ ssize_t read(int fd, void *to, size_t n)
 
 		memcpy(&next, &found, sizeof(next));
 	}
-	if (n != 8)
+	if (!waits)
 		look("read", __builtin_return_address(0));
 	return next(fd, to, n);
 }
 
 static struct ibv_comp_channel *channel;
 static struct end a, b;
-static bool running;
+static pid_t running;
+static int failures;
 
 static bool cancelled(pthread_t thread)
 {
@@ -105,7 +110,7 @@ static pthread_t start(void *(*work)(void *))
 {
 	pthread_t thread;
 
-	__atomic_store_n(&running, false, __ATOMIC_RELAXED);
+	__atomic_store_n(&running, 0, __ATOMIC_RELAXED);
 	need(pthread_create(&thread, NULL, work, NULL) == 0);
 	while (!__atomic_load_n(&running, __ATOMIC_ACQUIRE))
 		sched_yield();
@@ -114,7 +119,22 @@ static pthread_t start(void *(*work)(void *))
 
 static void runs(void)
 {
-	__atomic_store_n(&running, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&running, gettid(), __ATOMIC_RELEASE);
+}
+
+/* The thread that was started has nothing to do but wait. */
+static pthread_t asleep(pthread_t thread)
+{
+	char path[64], state = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)running);
+	while (state != 'S') {
+		FILE *stat = fopen(path, "r");
+
+		need(stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1);
+		fclose(stat);
+	}
+	return thread;
 }
 
 static void *take_event(void *unused)
@@ -122,6 +142,7 @@ static void *take_event(void *unused)
 	struct ibv_cq *cq;
 	void *context;
 
+	waits = true;
 	runs();
 	for (;;)
 		if (ibv_get_cq_event(channel, &cq, &context) == 0)
@@ -133,6 +154,7 @@ static void *take_async_event(void *unused)
 {
 	struct ibv_async_event event;
 
+	waits = true;
 	runs();
 	for (;;)
 		if (ibv_get_async_event(device, &event) == 0)
@@ -140,14 +162,20 @@ static void *take_async_event(void *unused)
 	return unused;
 }
 
-/* It may be cancelled anywhere in it, if verbs let themselves be cancelled. */
+/* It could be cancelled anywhere in it, if verbs let themselves be cancelled. */
 static void *work(void *unused)
 {
 	struct ibv_wc wc[16];
 
 	for (uint64_t id = 0;; id++) {
+		int n;
+
 		try_ask(&a, (struct ask){ .id = id, .op = IBV_WR_RDMA_WRITE, .len = 4096 });
-		need(ibv_poll_cq(a.send_cq, COUNT(wc), wc) >= 0);
+		n = ibv_poll_cq(a.send_cq, COUNT(wc), wc);
+		need(n >= 0);
+		for (int i = 0; i < n; i++)
+			if (wc[i].status != IBV_WC_SUCCESS)
+				__atomic_add_fetch(&failures, 1, __ATOMIC_RELAXED);
 		runs();
 		pthread_testcancel();
 	}
@@ -169,34 +197,53 @@ static void *open_files(void *unused)
 
 static void drain(void)
 {
-	struct ibv_wc wc;
+	struct ask last = { .id = UINT64_MAX, .op = IBV_WR_RDMA_WRITE, .len = 8 };
+	struct ibv_wc wc = { 0 };
 
-	ask(&a, (struct ask){ .id = UINT64_MAX, .op = IBV_WR_RDMA_WRITE, .len = 8 });
-	do {
+	while (try_ask(&a, last) == ENOMEM)
+		need(poll_one(a.send_cq).status == IBV_WC_SUCCESS);
+	while (wc.wr_id != UINT64_MAX) {
 		wc = poll_one(a.send_cq);
 		need(wc.status == IBV_WC_SUCCESS);
-	} while (wc.wr_id != UINT64_MAX);
+	}
+}
+
+static void serve(const struct process *parent)
+{
+	struct end dying;
+
+	rig_open(0, NULL);
+	dying = end_join(parent, &hasty);
+	(void)dying;
+	for (;;)
+		pause();
 }
 
 int main(int argc, char **argv)
 {
+	struct process child = fork_peer();
 	struct setup setup = usual;
 	struct ibv_cq *cq = NULL;
 	void *context;
+	pthread_t thread;
 
+	if (child.child == 0)
+		serve(&child);
 	rig_open(argc, argv);
 	channel = ibv_create_comp_channel(device);
 	need(channel);
 	setup.channel = channel;
 	pair_make(&a, &b, &setup);
 
-	yes("a thread that waits for a completion event can be cancelled", cancelled(start(take_event)));
+	yes("a thread that waits for a completion event can be cancelled", cancelled(asleep(start(take_event))));
 	need(ibv_req_notify_cq(a.send_cq, 0) == 0);
 	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 8 });
+	waits = true;
 	yes("  the next event is another's", ibv_get_cq_event(channel, &cq, &context) == 0 && cq == a.send_cq);
+	waits = false;
 	ibv_ack_cq_events(cq, 1);
 	expect(a.send_cq, 1);
-	yes("one that waits for an asynchronous event can", cancelled(start(take_async_event)));
+	yes("one that waits for an asynchronous event can", cancelled(asleep(start(take_async_event))));
 
 	yes("one that opens files can, too", cancelled(start(open_files)));
 
@@ -205,10 +252,15 @@ int main(int argc, char **argv)
 	drain();
 	say("threads that post and poll are cancelled, and another posts and polls");
 
-	/* The peer goes, and so does the stream to it. */
-	end_drop(&b);
-	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_WRITE, .len = 8 });
-	need(poll_one(a.send_cq).status != IBV_WC_SUCCESS);
+	pair_drop(&a, &b);
+
+	/* The peer of one that does is killed. */
+	a = end_join(&child, &hasty);
+	thread = start(work);
+	need(kill(child.child, SIGKILL) == 0 && waitpid(child.child, NULL, 0) == child.child);
+	while (__atomic_load_n(&failures, __ATOMIC_RELAXED) < 1000)
+		sched_yield();
+	need(cancelled(thread));
 	end_drop(&a);
 	need(ibv_destroy_comp_channel(channel) == 0);
 	rig_close();

@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dmverbs_provider::Uncancelled;
+use dmverbs_provider::object::Error;
 
 use crate::{Errno, MinusOne, Ret};
 
@@ -40,6 +42,7 @@ pub fn guard<T>(name: &'static str, broken: T, body: impl FnOnce() -> T) -> T {
 /// In the read, and nowhere else, the thread may be cancelled, as in rdma-core's. Then this and all that called it end
 /// without returning: there is nothing to drop here, nor may there be in an exported function that calls this, which is
 /// `extern "C-unwind"`.
+#[inline(never)]
 pub fn wait(
     name: &'static str,
     fd: &dyn Fn() -> Result<RawFd, Errno>,
@@ -56,7 +59,8 @@ pub fn wait(
         let mut count = 0_u64;
         // SAFETY: `count` is writable for the length given.
         if unsafe { read(fd, (&raw mut count).cast(), size_of::<u64>()) } < 0 {
-            return -1;
+            let error = io::Error::last_os_error();
+            return MinusOne::give(call(name, || Err(Error::from(error).into())));
         }
         let claimed = MinusOne::give(call(name, || claim().map(c_int::from)));
         if claimed != 0 {

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use std::{env, ptr};
 
+use dmverbs_provider::Uncancelled;
+
 use crate::cards::cards;
 use crate::place::{HINT, place};
 use crate::settings::{Settings, settings};
@@ -32,6 +34,8 @@ pub struct Shadowed {
     path: Vec<u8>,
     root: &'static Path,
     uverbs: Option<u32>,
+    /// What is done with the path is no point of cancellation: the thread would end with this in hand.
+    _uncancelled: Uncancelled,
 }
 
 impl Shadowed {
@@ -81,13 +85,14 @@ pub unsafe fn find(dirfd: RawFd, path: *const c_char) -> Option<Shadowed> {
     }
     // SAFETY: it is a C string.
     let path = unsafe { CStr::from_ptr(path) };
+    let uncancelled = Uncancelled::begin();
     let settings = settings()?;
     // Making the shadow calls libc, hence us.
     INSIDE.with(|inside| {
         if inside.replace(true) {
             return None;
         }
-        let found = catch_unwind(|| look_up(settings, dirfd, path)).ok().flatten();
+        let found = catch_unwind(|| look_up(settings, dirfd, path, uncancelled)).ok().flatten();
         inside.set(false);
         found
     })
@@ -97,7 +102,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-fn look_up(settings: &'static Settings, dirfd: RawFd, path: &CStr) -> Option<Shadowed> {
+fn look_up(settings: &'static Settings, dirfd: RawFd, path: &CStr, uncancelled: Uncancelled) -> Option<Shadowed> {
     let place = place(&absolute(dirfd, path)?)?;
     let root = current(settings)?;
     let disk = [root.as_os_str().as_bytes(), b"/", &place.path].concat();
@@ -106,6 +111,7 @@ fn look_up(settings: &'static Settings, dirfd: RawFd, path: &CStr) -> Option<Sha
         path: [b"/", place.path.as_slice()].concat(),
         root,
         uverbs: place.uverbs,
+        _uncancelled: uncancelled,
     })
 }
 

@@ -444,8 +444,8 @@ impl Conn {
 
     /// The stream has ended.
     pub(super) fn lose(self: &Arc<Self>, inner: &mut Inner) {
+        let _uncancelled = Uncancelled::begin();
         if let Some(mut link) = inner.link.take() {
-            let _uncancelled = Uncancelled::begin();
             link.stream.deregister(self.progress.epoll());
             self.lose_lanes(&mut link);
             if let Some(batch) = link.batch.take() {

@@ -427,6 +427,7 @@ impl Progress {
 
     /// The process exits: acknowledgements that waited for a frame to ride on go out now, or never.
     fn farewell(&self) {
+        let _uncancelled = Uncancelled::begin();
         self.lanes.close();
         for conn in self.registry.all() {
             if let Some(mut inner) = conn.try_lock().filter(|inner| inner.is_linked() && !inner.is_blocked()) {

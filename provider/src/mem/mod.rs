@@ -22,6 +22,8 @@ pub(crate) use keys::keys;
 pub(crate) use region::{AccessError, Region, Span};
 pub(crate) use slots::SlotRing;
 
+use crate::sys::cancel::Uncancelled;
+
 /// A protection domain, as a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PdId(pub(crate) u32);
@@ -48,7 +50,13 @@ pub(crate) fn target(
 fn cached(last: &mut Option<Arc<Region>>, key: u32) -> Result<&Arc<Region>, AccessError> {
     match last {
         Some(region) if region.key() == key && region.is_live() => {}
-        _ => *last = Some(keys().lookup(key).ok_or(AccessError::NoKey)?),
+        _ => {
+            let found = keys().lookup(key).ok_or(AccessError::NoKey)?;
+            let before = last.replace(found);
+            // Nobody else may have it: then its device goes.
+            let _uncancelled = before.as_ref().is_some_and(|region| region.is_dmabuf()).then(Uncancelled::begin);
+            drop(before);
+        }
     }
     last.as_ref().ok_or(AccessError::NoKey)
 }

@@ -17,7 +17,8 @@ pub(crate) struct Fifo<T> {
 
 /// # Invariants
 /// The fd's count, and the waiters who have taken one from it and not been here since, are together as many as there
-/// are events and void counts.
+/// are events and void counts. (Before 2.41, glibc may cancel a thread right after it has taken one: BZ 12683. An event
+/// then stays until the next comes; with rdma-core it would be lost.)
 #[derive(Debug)]
 struct Queue<T> {
     events: VecDeque<T>,

@@ -1,14 +1,14 @@
 //! eventfd(2): a counter to sleep on.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::{check, check_size};
+use super::{Fd, check, check_size};
 
 /// A counter that is readable while it is not zero.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(Fd);
 
 impl EventFd {
     /// A counter at zero; as a semaphore, each read takes one.
@@ -17,7 +17,7 @@ impl EventFd {
         // SAFETY: no pointers are involved.
         let fd = check(unsafe { libc::eventfd(0, flags) })?;
         // SAFETY: `fd` was just opened and belongs to nobody else.
-        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(EventFd(unsafe { Fd::own(fd) }))
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -25,12 +25,12 @@ impl EventFd {
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.as_fd().as_raw_fd()
     }
 
     /// Another file descriptor of it, which keeps a place in the process's table.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
+        self.0.as_fd().try_clone_to_owned()
     }
 
     /// Adds to the counter.

@@ -18,7 +18,7 @@ fn place(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 /// From now on children close `fd`.
 pub(super) fn keep_from_children(fd: RawFd) {
     static HANDLER: Once = Once::new();
-    // SAFETY: `in_child` is async-signal-safe: it touches atomics and calls close(2).
+    // SAFETY: `in_child` is async-signal-safe: it touches atomics and calls close(2), by number: its thread may be one that is cancelled.
     HANDLER.call_once(|| unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     });
@@ -42,7 +42,7 @@ unsafe extern "C" fn in_child() {
             let fd = i * 64 + bits.trailing_zeros() as usize;
             bits &= bits - 1;
             // SAFETY: the parent's owner of `fd` runs in the parent only; its copy here has no other user.
-            unsafe { libc::close(fd as RawFd) };
+            unsafe { libc::syscall(libc::SYS_close, fd as RawFd) };
         }
     }
 }

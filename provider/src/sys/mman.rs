@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 
+use super::cancel::Uncancelled;
 use super::{check, check_size};
 
 fn page() -> u64 {
@@ -34,6 +35,7 @@ pub(crate) fn populate(addr: u64, len: u64, write: bool) -> io::Result<()> {
             Err(e) => return Err(e),
         }
     }
+    let _uncancelled = Uncancelled::begin();
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     if covers(&maps, from, end, write) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EFAULT)) }
 }

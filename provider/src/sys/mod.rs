@@ -18,6 +18,39 @@ pub mod time;
 pub(crate) mod uring;
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+/// An open file descriptor, closed by number: see [`cancel`].
+#[derive(Debug)]
+struct Fd(RawFd);
+
+impl Fd {
+    /// # Safety
+    /// `fd` is open, and belongs to nobody else.
+    unsafe fn own(fd: RawFd) -> Fd {
+        Fd(fd)
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Fd {
+        Fd(fd.into_raw_fd())
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: it stays open as long as this lives.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and nobody uses it any more.
+        unsafe { libc::syscall(libc::SYS_close, self.0) };
+    }
+}
 
 /// The result of a call that says -1 on failure.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

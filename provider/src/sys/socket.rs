@@ -4,14 +4,14 @@ use std::io;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
-use super::{check, check_size, fork};
+use super::{Fd, check, check_size, fork};
 
 /// An open socket, which forked children do not keep.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket(Fd);
 
 impl Socket {
     /// # Safety
@@ -19,13 +19,13 @@ impl Socket {
     unsafe fn own(fd: RawFd) -> Socket {
         fork::keep_from_children(fd);
         // SAFETY: by contract.
-        Socket(unsafe { OwnedFd::from_raw_fd(fd) })
+        Socket(unsafe { Fd::own(fd) })
     }
 
     /// One that somebody else has opened.
     pub(crate) fn adopt(fd: OwnedFd) -> Socket {
         fork::keep_from_children(fd.as_raw_fd());
-        Socket(fd)
+        Socket(fd.into())
     }
 }
 
@@ -37,7 +37,7 @@ impl AsFd for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        fork::forget(self.0.as_raw_fd());
+        fork::forget(self.0.as_fd().as_raw_fd());
     }
 }
 

@@ -12,6 +12,7 @@ use super::notices::Notices;
 use super::stream::Wait;
 use super::tx::Binding;
 use crate::mem::Region;
+use crate::sys::cancel::Uncancelled;
 use crate::sys::devmem;
 use crate::sys::socket::{self, Iov, Part};
 
@@ -337,6 +338,9 @@ impl Queue {
 
     fn clear(&mut self) {
         self.stage.clear();
+        // Nobody else may have their regions and bindings.
+        let of_devices = self.segments.iter().any(|segment| matches!(segment, Segment::Device(_)));
+        let _uncancelled = of_devices.then(Uncancelled::begin);
         self.segments.clear();
         (self.bytes, self.done, self.skip) = (0, 0, 0);
     }
