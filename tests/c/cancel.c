@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /*
@@ -208,17 +206,6 @@ static void drain(void)
 	}
 }
 
-static void serve(const struct process *parent)
-{
-	struct end dying;
-
-	rig_open(0, NULL);
-	dying = end_join(parent, &hasty);
-	(void)dying;
-	for (;;)
-		pause();
-}
-
 int main(int argc, char **argv)
 {
 	struct process child = fork_peer();
@@ -228,7 +215,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 
 	if (child.child == 0)
-		serve(&child);
+		serve_until_killed(&child);
 	rig_open(argc, argv);
 	channel = ibv_create_comp_channel(device);
 	need(channel);
@@ -257,7 +244,7 @@ int main(int argc, char **argv)
 	/* The peer of one that does is killed. */
 	a = end_join(&child, &hasty);
 	thread = start(work);
-	need(kill(child.child, SIGKILL) == 0 && waitpid(child.child, NULL, 0) == child.child);
+	kill_peer(&child);
 	while (__atomic_load_n(&failures, __ATOMIC_RELAXED) < 1000)
 		sched_yield();
 	need(cancelled(thread));

@@ -2,21 +2,6 @@
 /* The peer's process is killed: what was under way fails, in order, and nobody else notices. */
 #include "rig.h"
 
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static void serve(const struct process *parent)
-{
-	struct end dying;
-
-	rig_open(0, NULL);
-	dying = end_join(parent, &hasty);
-	(void)dying;
-	for (;;)
-		pause();
-}
-
 int main(int argc, char **argv)
 {
 	struct process child = fork_peer();
@@ -25,7 +10,7 @@ int main(int argc, char **argv)
 	bool flushed = true;
 
 	if (child.child == 0)
-		serve(&child);
+		serve_until_killed(&child);
 	rig_open(argc, argv);
 	a = end_join(&child, &hasty);
 	pair_make(&c, &d, &usual);
@@ -34,8 +19,7 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < 4; i++)
 		post_recv(&a, 100 + i, 0, 64);
 
-	need(kill(child.child, SIGKILL) == 0);
-	need(waitpid(child.child, NULL, 0) == child.child);
+	kill_peer(&child);
 	start = now_ms();
 	for (uint64_t i = 2; i < 10; i++)
 		ask(&a, (struct ask){ .id = i, .op = IBV_WR_RDMA_WRITE, .len = 64, .unsignaled = i % 2 });

@@ -153,6 +153,10 @@ void tell(int fd, const void *bytes, size_t len);
 void hear(int fd, void *bytes, size_t len);
 /* Waits until the other process also gets here. */
 void meet(const struct process *other);
+/* In the child: joins an end to the parent's, which is to be as hasty, and does nothing more. */
+_Noreturn void serve_until_killed(const struct process *parent);
+/* In the parent. */
+void kill_peer(const struct process *child);
 /* In the parent: waits for the child, whose failure is ours too. */
 void join(const struct process *child);
 

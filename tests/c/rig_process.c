@@ -51,6 +51,20 @@ void hear(int fd, void *bytes, size_t len)
 	}
 }
 
+_Noreturn void serve_until_killed(const struct process *parent)
+{
+	rig_open(0, NULL);
+	end_join(parent, &hasty);
+	for (;;)
+		pause();
+}
+
+void kill_peer(const struct process *child)
+{
+	need(kill(child->child, SIGKILL) == 0);
+	need(waitpid(child->child, NULL, 0) == child->child);
+}
+
 void meet(const struct process *other)
 {
 	char here = 'h', there = 0;
