@@ -2,6 +2,8 @@
 /* No receive is posted: how often and how long the sender tries again. */
 #include "rig.h"
 
+#include <stdio.h>
+
 static void never(const char *what, uint8_t retries, enum ibv_wr_opcode op)
 {
 	struct setup setup = usual;
@@ -47,10 +49,18 @@ static void often(void)
 	setup.min_rnr_timer = 22;
 	for (int i = 0; i < 100; i++) {
 		struct end a, b;
+		struct ibv_wc wc;
+		uint64_t start;
 
 		pair_make(&a, &b, &setup);
 		ask(&a, (struct ask){ .id = 1, .op = IBV_WR_SEND, .len = 8 });
-		right = right && poll_one(a.send_cq).status == IBV_WC_RNR_RETRY_EXC_ERR;
+		start = now_ms();
+		wc = poll_one(a.send_cq);
+		if (wc.status != IBV_WC_RNR_RETRY_EXC_ERR) {
+			fprintf(stderr, "pair %d, after %d ms: %s\n", i, (int)(now_ms() - start),
+				ibv_wc_status_str(wc.status));
+			right = false;
+		}
 		pair_drop(&a, &b);
 	}
 	yes("100 queue pairs, one after the other, give up", right);
