@@ -22,15 +22,32 @@ const QUARANTINE: Tick = 2_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Registry {
     ports: Option<RangeInclusive<u16>>,
-    inner: Mutex<Numbers>,
+    inner: Mutex<Numbers<Conn>>,
 }
 
-#[derive(Debug, Default)]
-struct Numbers {
+#[derive(Debug)]
+struct Numbers<T> {
     listeners: Vec<Arc<Listener>>,
     free: Vec<u32>,
     resting: VecDeque<(Tick, u32)>,
-    taken: HashMap<u32, Option<Arc<Conn>>>,
+    taken: HashMap<u32, Option<Arc<T>>>,
+}
+
+impl<T> Default for Numbers<T> {
+    fn default() -> Numbers<T> {
+        Numbers { listeners: Vec::new(), free: Vec::new(), resting: VecDeque::new(), taken: HashMap::new() }
+    }
+}
+
+impl<T> Numbers<T> {
+    /// Takes the number from its owner. Who lingers gives it back twice, and by then it may be somebody else's.
+    fn rest(&mut self, qpn: u32, owner: &Arc<T>, now: Tick) {
+        let holder = self.taken.get(&qpn).and_then(Option::as_ref);
+        if holder.is_some_and(|holder| Arc::ptr_eq(holder, owner)) {
+            self.taken.remove(&qpn);
+            self.resting.push_back((now + QUARANTINE, qpn));
+        }
+    }
 }
 
 /// A listening socket.
@@ -97,10 +114,7 @@ impl Registry {
         if conn.lock().is_present() {
             return;
         }
-        let mut numbers = self.inner.lock();
-        if numbers.taken.remove(&conn.qpn).is_some() {
-            numbers.resting.push_back((time::now() + QUARANTINE, conn.qpn));
-        }
+        self.inner.lock().rest(conn.qpn, conn, time::now());
     }
 
     pub(crate) fn find(&self, qpn: u32) -> Option<Arc<Conn>> {
@@ -124,5 +138,23 @@ impl Registry {
 
     pub(super) fn listener(&self, index: u64) -> Option<Arc<Listener>> {
         self.inner.lock().listeners.get(usize::try_from(index).ok()?).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_given_back_by_its_owner_only() {
+        let (before, after) = (Arc::new("before"), Arc::new("after"));
+        let mut numbers = Numbers::default();
+        numbers.taken.insert(7, Some(before.clone()));
+        numbers.rest(7, &before, 1);
+        assert_eq!(numbers.resting, [(1 + QUARANTINE, 7)]);
+        numbers.taken.insert(7, Some(after.clone()));
+        numbers.rest(7, &before, 2);
+        assert!(numbers.taken.get(&7).cloned().flatten().is_some_and(|owner| Arc::ptr_eq(&owner, &after)));
+        assert_eq!(numbers.resting.len(), 1);
     }
 }
