@@ -50,6 +50,12 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 	return page_pool_dev_alloc_netmem(pool, offset, size);
 }
 
+/* Is memory bound to a queue, and has ethtool not looked? */
+static inline bool vhs_bound(struct net_device *dev)
+{
+	return false;
+}
+
 #else
 
 #define VHS_QCFG_PARAM
@@ -100,6 +106,16 @@ static inline netmem_ref vhs_alloc_netmem(struct page_pool *pool, u32 *offset,
 	*offset = 0;
 	*size = PAGE_SIZE << pool->p.order;
 	return page_pool_alloc_netmems(pool, GFP_ATOMIC | __GFP_NOWARN);
+}
+
+static inline bool vhs_bound(struct net_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->real_num_rx_queues; i++)
+		if (__netif_get_rx_queue(dev, i)->mp_params.mp_priv)
+			return true;
+	return false;
 }
 
 #endif

@@ -9,6 +9,7 @@ static const char vhs_stat_names[][ETH_GSTRING_LEN] = {
 	"rx_unreadable_bytes",
 	"rx_dma_bytes",
 	"rx_alloc_fail",
+	"rx_csum_drops",
 	"rx_ring_full",
 };
 
@@ -33,6 +34,7 @@ static void vhs_get_ethtool_stats(struct net_device *dev,
 	*data++ = rx.unreadable_bytes;
 	*data++ = rx.dma_bytes;
 	*data++ = rx.alloc_fail;
+	*data++ = rx.csum_drops;
 	*data++ = rx.ring_full;
 }
 
@@ -80,6 +82,11 @@ static int vhs_set_ringparam(struct net_device *dev,
 	if (ring->rx_pending < VHS_RING_MIN) {
 		NL_SET_ERR_MSG_FMT(extack, "a ring has at least %u entries",
 				   VHS_RING_MIN);
+		return -EINVAL;
+	}
+	if (kernel->tcp_data_split != ETHTOOL_TCP_DATA_SPLIT_ENABLED &&
+	    vhs_bound(dev)) {
+		NL_SET_ERR_MSG(extack, "memory is bound, and takes payload only");
 		return -EINVAL;
 	}
 	if (kernel->tcp_data_split == ETHTOOL_TCP_DATA_SPLIT_UNKNOWN)
@@ -206,6 +213,7 @@ static int vhs_create_rxfh_context(struct net_device *dev,
 	u32 *indir = ethtool_rxfh_context_indir(ctx);
 	struct vhs_port *port = netdev_priv(dev);
 	unsigned int i;
+	int err;
 
 	ctx->hfunc = ETH_RSS_HASH_TOP;
 	memcpy(ethtool_rxfh_context_key(ctx), port->rss.key, VHS_KEY_SIZE);
@@ -215,15 +223,24 @@ static int vhs_create_rxfh_context(struct net_device *dev,
 							      dev->real_num_rx_queues);
 		vhs_set_indir(port, rxfh->rss_context, indir);
 	}
-	return vhs_modify_rxfh_context(dev, ctx, rxfh, extack);
+	err = vhs_modify_rxfh_context(dev, ctx, rxfh, extack);
+	if (!err)
+		__set_bit(rxfh->rss_context, port->rss.contexts);
+	return err;
 }
 
-/* No rule names it any more: ethtool has looked. */
 static int vhs_remove_rxfh_context(struct net_device *dev,
 				   struct ethtool_rxfh_context *ctx,
 				   u32 rss_context,
 				   struct netlink_ext_ack *extack)
 {
+	struct vhs_port *port = netdev_priv(dev);
+
+	if (vhs_context_used(port, rss_context)) {
+		NL_SET_ERR_MSG(extack, "a rule names the context");
+		return -EBUSY;
+	}
+	__clear_bit(rss_context, port->rss.contexts);
 	return 0;
 }
 

@@ -150,9 +150,18 @@ static int vhs_pair_add(void)
 	pdev = platform_device_register_simple("vhs", id, NULL, 0);
 	err = PTR_ERR_OR_ZERO(pdev);
 	if (err)
-		xa_erase(&vhs_pairs, id);
-	else
-		xa_store(&vhs_pairs, id, pdev, GFP_KERNEL);
+		goto err_erase;
+	/* Nobody else says that it could not be probed. */
+	if (!platform_get_drvdata(pdev)) {
+		platform_device_unregister(pdev);
+		err = -ENOMEM;
+		goto err_erase;
+	}
+	xa_store(&vhs_pairs, id, pdev, GFP_KERNEL);
+	goto out_unlock;
+
+err_erase:
+	xa_erase(&vhs_pairs, id);
 out_unlock:
 	mutex_unlock(&vhs_pairs_lock);
 	return err;
@@ -214,10 +223,12 @@ static struct platform_driver vhs_driver = {
 	},
 };
 
-static void vhs_pairs_del(void)
+/* The driver goes first: then nobody makes a pair any more. */
+static void vhs_unregister(void)
 {
 	int id;
 
+	platform_driver_unregister(&vhs_driver);
 	for (id = 0; id < VHS_PAIRS_MAX; id++)
 		vhs_pair_del(id);
 	xa_destroy(&vhs_pairs);
@@ -245,8 +256,7 @@ static int __init vhs_init(void)
 	return 0;
 
 err_pairs:
-	vhs_pairs_del();
-	platform_driver_unregister(&vhs_driver);
+	vhs_unregister();
 err_debugfs:
 	vhs_debugfs_exit();
 	return err;
@@ -255,8 +265,7 @@ module_init(vhs_init);
 
 static void __exit vhs_exit(void)
 {
-	vhs_pairs_del();
-	platform_driver_unregister(&vhs_driver);
+	vhs_unregister();
 	vhs_debugfs_exit();
 }
 module_exit(vhs_exit);

@@ -35,7 +35,7 @@ int vhs_open(struct net_device *dev)
 	/* Pairs with the acquire in vhs_xmit(). */
 	smp_store_release(&port->running, true);
 	vhs_link(port);
-	netif_tx_start_all_queues(dev);
+	netif_tx_wake_all_queues(dev);
 	return 0;
 
 err_close:
@@ -101,6 +101,8 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (unlikely(delay))
 		vhs_cb(skb)->arrives = ktime_add_us(ktime_get(), delay);
 	skb_tx_timestamp(skb);
+	/* It may wait for long. */
+	nf_reset_ct(skb);
 	vhs_tx_count(txq, skb);
 	if (unlikely(ptr_ring_produce(&rxq->ring, skb))) {
 		atomic64_inc(&rxq->ring_full);
@@ -130,7 +132,7 @@ static netdev_features_t vhs_features_check(struct sk_buff *skb,
 		return features;
 	if (skb_shinfo(skb)->gso_type & SKB_GSO_TCPV4)
 		size = ip_hdrlen(skb);
-	if (skb->ip_summed != CHECKSUM_PARTIAL ||
+	if (skb->ip_summed != CHECKSUM_PARTIAL || skb_vlan_tag_present(skb) ||
 	    skb_network_offset(skb) != ETH_HLEN ||
 	    skb_network_header_len(skb) != size)
 		features &= ~NETIF_F_GSO_MASK;
@@ -210,6 +212,7 @@ static void vhs_get_stats64(struct net_device *dev,
 	stats->rx_bytes = rx.bytes;
 	stats->rx_dropped = rx.alloc_fail;
 	stats->rx_missed_errors = rx.ring_full;
+	stats->rx_errors = rx.csum_drops;
 	stats->tx_packets = tx.packets;
 	stats->tx_bytes = tx.bytes;
 	stats->tx_dropped = tx.drops;
@@ -222,7 +225,7 @@ static void vhs_tell_rx(struct netdev_queue_stats_rx *stats,
 	stats->bytes = rx.bytes;
 	stats->alloc_fail = rx.alloc_fail;
 	stats->hw_drop_overruns = rx.ring_full;
-	stats->hw_drops = rx.ring_full;
+	stats->hw_drops = rx.ring_full + rx.csum_drops;
 	stats->csum_unnecessary = rx.csum_unnecessary;
 #ifdef VHS_HAVE_CSUM_COMPLETE
 	stats->csum_complete = rx.csum_complete;

@@ -9,6 +9,7 @@
 #include "vhs.h"
 
 #define VHS_HEAD_MAX	192	/* of a packet that is not split */
+#define VHS_HELD_US	10000	/* until a packet that nothing overtakes arrives */
 #define VHS_LATE	64	/* payload that a late split leaves with the headers */
 
 /* A packet on its way from the ring to the stack. */
@@ -138,20 +139,46 @@ static void vhs_rx_headers(struct vhs_rx *rx)
 	}
 }
 
-/* What the sender has left to its device: the checksum from @start on. */
+/* The sum of all from @start on, which is in the linear part. */
+static __wsum vhs_rx_sum_from(const struct vhs_rx *rx, u32 linear, u32 start)
+{
+	return csum_block_add(csum_partial(rx->skb->data + start,
+					   linear - start, 0),
+			      rx->csum, linear - start);
+}
+
+/* What the sender has left to its device. */
 static void vhs_rx_fill_csum(struct vhs_rx *rx, u32 linear)
 {
 	u32 start = skb_checksum_start_offset(rx->src);
-	u8 *data = rx->skb->data;
-	__wsum csum;
 
-	csum = csum_partial(data + start, linear - start, 0);
-	csum = csum_block_add(csum, rx->csum, linear - start);
-	*(__sum16 *)(data + start + rx->src->csum_offset) =
-		csum_fold(csum) ?: CSUM_MANGLED_0;
+	*(__sum16 *)(rx->skb->data + start + rx->src->csum_offset) =
+		csum_fold(vhs_rx_sum_from(rx, linear, start)) ?: CSUM_MANGLED_0;
 }
 
-static void vhs_rx_csum(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 linear)
+/* Is the checksum of a split packet, which is TCP, right? */
+static bool vhs_rx_verified(const struct vhs_rx *rx, u32 linear)
+{
+	u8 *network = rx->skb->data + ETH_HLEN;
+	u32 start;
+
+	if (((struct ethhdr *)rx->skb->data)->h_proto == htons(ETH_P_IP)) {
+		struct iphdr *ip = (struct iphdr *)network;
+
+		start = ETH_HLEN + ip->ihl * 4;
+		return !tcp_v4_check(rx->len - start, ip->saddr, ip->daddr,
+				     vhs_rx_sum_from(rx, linear, start));
+	} else {
+		struct ipv6hdr *ip = (struct ipv6hdr *)network;
+
+		start = ETH_HLEN + sizeof(*ip);
+		return !tcp_v6_check(rx->len - start, &ip->saddr, &ip->daddr,
+				     vhs_rx_sum_from(rx, linear, start));
+	}
+}
+
+/* False if the packet is not to be delivered. */
+static bool vhs_rx_csum(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 linear)
 {
 	bool partial = rx->src->ip_summed == CHECKSUM_PARTIAL;
 	struct sk_buff *skb = rx->skb;
@@ -162,21 +189,24 @@ static void vhs_rx_csum(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 linear)
 		skb->csum_start = skb_headroom(skb) +
 				  skb_checksum_start_offset(rx->src);
 		skb->csum_offset = rx->src->csum_offset;
-		return;
+		return true;
 	}
 	if (partial)
 		vhs_rx_fill_csum(rx, linear);
 	/* Nobody else could verify what is in device memory. */
-	if (!(rxq->port->dev->features & NETIF_F_RXCSUM) && !rx->unreadable)
-		return;
-	if (partial) {
+	else if (rx->unreadable && !vhs_rx_verified(rx, linear))
+		return false;
+	if (rx->unreadable) {
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
-		return;
+	} else if (rxq->port->dev->features & NETIF_F_RXCSUM) {
+		if (partial) {
+			skb->ip_summed = CHECKSUM_UNNECESSARY;
+		} else {
+			skb->ip_summed = CHECKSUM_COMPLETE;
+			skb->csum = vhs_rx_sum_from(rx, linear, ETH_HLEN);
+		}
 	}
-	skb->ip_summed = CHECKSUM_COMPLETE;
-	skb->csum = csum_block_add(csum_partial(skb->data + ETH_HLEN,
-						linear - ETH_HLEN, 0),
-				   rx->csum, linear - ETH_HLEN);
+	return true;
 }
 
 static void vhs_rx_offloads(struct vhs_rxq *rxq, struct vhs_rx *rx)
@@ -247,6 +277,7 @@ static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 		.skip = skip,
 		.len = vhs_cb(src)->hdr_len + len,
 	};
+	u64 *lost = &rxq->stats.alloc_fail;
 	u32 head = vhs_split_point(rxq, &rx);
 	u32 linear = head;
 
@@ -268,7 +299,10 @@ static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 
 	if (vhs_rx_cut(&rx))
 		vhs_rx_headers(&rx);
-	vhs_rx_csum(rxq, &rx, linear);
+	if (!vhs_rx_csum(rxq, &rx, linear)) {
+		lost = &rxq->stats.csum_drops;
+		goto err_free;
+	}
 	vhs_rx_offloads(rxq, &rx);
 	vhs_rx_count(rxq, &rx, head);
 	napi_gro_receive(&rxq->napi, rx.skb);
@@ -280,7 +314,7 @@ err_free:
 	kfree_skb(rx.skb);
 err_count:
 	u64_stats_update_begin(&rxq->syncp);
-	rxq->stats.alloc_fail++;
+	(*lost)++;
 	u64_stats_update_end(&rxq->syncp);
 }
 
@@ -320,6 +354,22 @@ static void vhs_release(struct vhs_rxq *rxq, int budget)
 		vhs_arrive(rxq, held, budget);
 }
 
+/* One that nothing overtakes is not kept for ever. If the next packet is
+ * still on the wire, vhs_next() has set the timer for that.
+ */
+static void vhs_release_late(struct vhs_rxq *rxq, int budget)
+{
+	ktime_t latest;
+
+	if (!rxq->held || __ptr_ring_peek(&rxq->ring))
+		return;
+	latest = vhs_cb(rxq->held)->arrives;
+	if (ktime_after(latest, ktime_get()))
+		hrtimer_start(&rxq->timer, latest, HRTIMER_MODE_ABS);
+	else
+		vhs_release(rxq, budget);
+}
+
 /* The next packet; NULL if it is still on the wire, or there is none. Nobody
  * else consumes.
  */
@@ -357,6 +407,8 @@ int vhs_poll(struct napi_struct *napi, int budget)
 		done++;
 		rxq->seen++;
 		if (!rxq->held && vhs_hit(&inject->reorder, rxq->seen)) {
+			vhs_cb(src)->arrives =
+				ktime_add_us(ktime_get(), VHS_HELD_US);
 			rxq->held = src;
 			continue;
 		}
@@ -364,7 +416,7 @@ int vhs_poll(struct napi_struct *napi, int budget)
 		vhs_release(rxq, budget);
 	}
 	if (done < budget) {
-		vhs_release(rxq, budget);
+		vhs_release_late(rxq, budget);
 		napi_complete_done(napi, done);
 	}
 	return done;

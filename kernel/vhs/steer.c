@@ -61,6 +61,8 @@ static void vhs_parse(struct sk_buff *skb, struct vhs_flow *flow)
 		struct ipv6hdr v6;
 	} buf;
 
+	u32 end = 0;
+
 	memset(flow, 0, sizeof(*flow));
 	if (skb_headlen(skb) < ETH_HLEN)
 		return;
@@ -71,6 +73,7 @@ static void vhs_parse(struct sk_buff *skb, struct vhs_flow *flow)
 
 		if (!ip || ip->ihl < 5)
 			return;
+		end = ETH_HLEN + ntohs(ip->tot_len);
 		flow->type = IPV4_USER_FLOW;
 		flow->src[0] = ip->saddr;
 		flow->dst[0] = ip->daddr;
@@ -85,6 +88,7 @@ static void vhs_parse(struct sk_buff *skb, struct vhs_flow *flow)
 
 		if (!ip)
 			return;
+		end = ETH_HLEN + sizeof(*ip) + ntohs(ip->payload_len);
 		flow->type = IPV6_USER_FLOW;
 		memcpy(flow->src, &ip->saddr, sizeof(flow->src));
 		memcpy(flow->dst, &ip->daddr, sizeof(flow->dst));
@@ -94,6 +98,9 @@ static void vhs_parse(struct sk_buff *skb, struct vhs_flow *flow)
 		break;
 	}
 	}
+	/* What pads a short frame is no payload. */
+	if (!skb_is_gso(skb) && skb->len != end)
+		vhs_cb(skb)->hdr_len = 0;
 }
 
 static u32 vhs_toeplitz(const u8 *key, const u8 *data, unsigned int len)
@@ -218,8 +225,9 @@ out:
 }
 
 static int vhs_rule_check(struct vhs_port *port,
-			  const struct ethtool_rx_flow_spec *spec)
+			  const struct ethtool_rxnfc *nfc)
 {
+	const struct ethtool_rx_flow_spec *spec = &nfc->fs;
 	const union ethtool_flow_union *m = &spec->m_u;
 
 	switch (spec->flow_type & ~FLOW_RSS) {
@@ -236,9 +244,13 @@ static int vhs_rule_check(struct vhs_port *port,
 	default:
 		return -EOPNOTSUPP;
 	}
-	/* A context's table alone decides. */
-	if (spec->flow_type & FLOW_RSS)
-		return spec->ring_cookie ? -EINVAL : 0;
+	/* A context's table alone decides. 6.12 looks for no context. */
+	if (spec->flow_type & FLOW_RSS) {
+		if (spec->ring_cookie || nfc->rss_context >= VHS_CONTEXTS ||
+		    !test_bit(nfc->rss_context, port->rss.contexts))
+			return -EINVAL;
+		return 0;
+	}
 	if (spec->ring_cookie != RX_CLS_FLOW_DISC &&
 	    spec->ring_cookie >= port->dev->real_num_rx_queues)
 		return -EINVAL;
@@ -276,7 +288,7 @@ static int vhs_rule_add(struct vhs_port *port, struct ethtool_rxnfc *nfc)
 	struct vhs_rule *rule;
 	int place, err;
 
-	err = vhs_rule_check(port, spec);
+	err = vhs_rule_check(port, nfc);
 	if (err)
 		return err;
 	place = vhs_rule_place(port, spec->location);
@@ -287,10 +299,23 @@ static int vhs_rule_add(struct vhs_port *port, struct ethtool_rxnfc *nfc)
 		return -ENOMEM;
 	spec->location = place;
 	rule->spec = *spec;
-	/* ethtool has looked whether there is such a context. */
 	rule->context = spec->flow_type & FLOW_RSS ? nfc->rss_context : 0;
 	vhs_rule_set(port, place, rule);
 	return 0;
+}
+
+bool vhs_context_used(struct vhs_port *port, u32 context)
+{
+	struct vhs_rule *rule;
+	unsigned int i;
+
+	for (i = 0; i < VHS_RULES; i++) {
+		rule = rcu_dereference_protected(port->rules[i], true);
+		if (rule && rule->spec.flow_type & FLOW_RSS &&
+		    rule->context == context)
+			return true;
+	}
+	return false;
 }
 
 int vhs_set_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc)
@@ -427,6 +452,7 @@ void vhs_steer_init(struct vhs_port *port)
 {
 	unsigned int i;
 
+	__set_bit(0, port->rss.contexts);
 	netdev_rss_key_fill(port->rss.key, VHS_KEY_SIZE);
 	for (i = 0; i < VHS_INDIR_SIZE; i++)
 		port->rss.indir[0][i] =

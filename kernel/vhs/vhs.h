@@ -31,6 +31,7 @@ struct vhs_rx_stats {
 	u64 unreadable_bytes;	/* the part of split_bytes in device memory */
 	u64 dma_bytes;
 	u64 alloc_fail;
+	u64 csum_drops;
 	u64 gro_packets;
 	u64 gro_bytes;
 	u64 gro_wire_packets;
@@ -97,6 +98,7 @@ struct vhs_rule {
 struct vhs_rss {
 	u8 key[VHS_KEY_SIZE];
 	u32 indir[VHS_CONTEXTS][VHS_INDIR_SIZE];
+	DECLARE_BITMAP(contexts, VHS_CONTEXTS);
 };
 
 struct vhs_port {
@@ -117,7 +119,7 @@ struct vhs_port {
 
 /* What the wire side learns of a packet, for the receiving side. */
 struct vhs_cb {
-	ktime_t arrives;	/* 0: at once */
+	ktime_t arrives;	/* 0: at once; of one that is held, at the latest */
 	u32 hash;
 	u16 hdr_len;	/* Ethernet to TCP, 0 if this is not TCP */
 	bool l4_hash;
@@ -170,6 +172,7 @@ void *vhs_netmem_va(netmem_ref netmem);
 /* steer.c */
 #define VHS_DROP	UINT_MAX
 unsigned int vhs_steer(struct vhs_port *port, struct sk_buff *skb);
+bool vhs_context_used(struct vhs_port *port, u32 context);
 void vhs_steer_init(struct vhs_port *port);
 void vhs_steer_exit(struct vhs_port *port);
 int vhs_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *nfc, u32 *locs);
