@@ -55,11 +55,14 @@ static int softaccel_pace(struct softaccel_job *job, ktime_t start, u64 bytes)
 	unsigned int mbs = READ_ONCE(rate);
 	s64 us;
 
+	if (!job->done && fatal_signal_pending(current))
+		return -EINTR;
 	if (!mbs)
 		return 0;
 	us = div_u64(bytes, mbs) - ktime_us_delta(ktime_get(), start);
+	/* More than one step's time is due when the rate has been lowered. */
 	if (us > 0)
-		fsleep(us);
+		fsleep(min_t(s64, us, SOFTACCEL_STEP / mbs + 1));
 	return !job->done && signal_pending(current) ? -EINTR : 0;
 }
 
