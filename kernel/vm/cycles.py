@@ -7,14 +7,18 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import socket
 import struct
+import subprocess
 import sys
+import time
 
 sys.path.append("/src/tools/net/ynl/pyynl")
 from lib import NlError, YnlFamily  # noqa: E402
 
 CYCLES = 200
+PATIENCE = 600 if os.path.exists("/sys/kernel/debug/kmemleak") else 20
 SIZE = 4 << 20
 UDMABUF_CREATE = 0x40187542
 NETLINK_GENERIC, SOL_NETLINK, NETLINK_EXT_ACK = 16, 270, 11
@@ -58,6 +62,12 @@ def refused(wanted, netdev, port, dmabuf, *queues, **options):
         raise AssertionError(f"queues {queues} were bound")
 
 
+def unreadable():
+    """How many bytes vhs0 has put into memory that was bound."""
+    printed = subprocess.run(["ethtool", "-S", "vhs0"], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"rx_unreadable_bytes: (\d+)", printed)[1])
+
+
 def main():
     port = socket.if_nametoindex("vhs0")
     dmabuf = udmabuf(SIZE)
@@ -73,6 +83,7 @@ def main():
         refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 4 << 20})
         refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 2048})
         refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 12288})
+    seen = 0
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))
         # Memory of its own: the last one's may be in use for a second more, by packets that nobody has read.
@@ -80,8 +91,13 @@ def main():
         owner = bind(netdev, port, lent, *queues)
         os.close(lent)
         assert bound(netdev, port) == queues
-        if cycle % 50 == 0:
+        if cycle % 20 == 0:
             refused(errno.EEXIST, netdev, port, dmabuf, 0)
+            # Here at the latest its memory gets something.
+            before, end = seen, time.monotonic() + PATIENCE
+            while (seen := unreadable()) == before:
+                assert time.monotonic() < end, "no traffic"
+            print("cycle", cycle, seen - before, "bytes more")
         owner.close()
     assert not bound(netdev, port)
     print(CYCLES, "cycles")

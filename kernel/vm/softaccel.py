@@ -10,6 +10,7 @@ import mmap
 import os
 import select
 import struct
+import subprocess
 import time
 
 HOST = -1
@@ -210,6 +211,10 @@ def main():
             test()
             print("ok", name)
     assert info()["free"] == info()["size"]
+    held = alloc(PAGE)
+    os.close(ACCEL)
+    assert subprocess.run(["rmmod", "softaccel"]).returncode, "its module was unloaded under a buffer"
+    os.close(held)
 
 
 if __name__ == "__main__":
