@@ -8,12 +8,7 @@ use nix::unistd::geteuid;
 
 /// Installs what is missing as root, of what everything needs and of these. Anybody else is told the command to give.
 pub fn run(more: &[&'static str]) -> Result<()> {
-    install(&[&PACKAGES, more].concat())
-}
-
-/// The same for these packages alone.
-pub fn install(packages: &[&'static str]) -> Result<()> {
-    let missing = missing(packages)?;
+    let missing = missing(&[&PACKAGES, more].concat())?;
     if missing.is_empty() {
         return Ok(());
     }

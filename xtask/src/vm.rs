@@ -3,6 +3,7 @@
 //! The root is a Debian that is made once, and lies under `target/vm` by the hash of its recipe. The machine sees it
 //! read-only, with a memory file system over it; the workspace is at `/workspace`.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
@@ -81,23 +82,20 @@ pub fn capture(command: &str, seconds: u32) -> Result<String> {
 
 /// Runs the tests of `kernel/vm/tests` on both kernels.
 pub fn test() -> Result<Tally> {
-    build::c_programs()?;
-    build::bindings()?;
     let mut tally = Tally::default();
     for kernel in [Kernel::V7_3, Kernel::V6_12] {
         let run = Run::prepare(kernel, "kernel/vm/check", TEST_SECONDS)?;
         if kernel == Kernel::V7_3 {
             tally += checkpatch(&run.machine.root)?;
         }
-        tally += run.boot(count)?.1;
+        tally += run.check()?;
     }
     Ok(tally)
 }
 
 /// Runs the tests of `tests/devmem/cases`.
 pub fn test_devmem() -> Result<Tally> {
-    build::c_programs()?;
-    Ok(Run::prepare(Kernel::V7_3, "kernel/vm/check -C tests/devmem/cases", TEST_SECONDS)?.boot(count)?.1)
+    Run::prepare(Kernel::V7_3, "kernel/vm/check -C tests/devmem/cases", TEST_SECONDS)?.check()
 }
 
 /// Looks at the style of the modules as the kernel's maintainers do.
@@ -135,8 +133,10 @@ struct Run {
 
 impl Run {
     fn prepare(kernel: Kernel, command: &str, seconds: u32) -> Result<Run> {
-        setup::install(&HOST)?;
+        setup::run(&HOST)?;
         build::release()?;
+        build::bindings()?;
+        build::c_programs()?;
         let folder = root()?.join("target/vm");
         let machine = Machine::make(&folder, kernel)?;
         let out = tempfile::Builder::new().prefix("run-").tempdir_in(&folder)?;
@@ -162,6 +162,16 @@ impl Run {
             started = start(&mut self.qemu()?)?;
         }
         Ok((self.status()?, started))
+    }
+
+    /// Boots it for `kernel/vm/check`, and counts. One that ends early, or does not begin, has failed.
+    fn check(&self) -> Result<Tally> {
+        let (status, mut tally) = self.boot(count)?;
+        if tally.is_empty() || (status != 0 && tally.failed == 0) {
+            println!("the tests ended with status {status}; the console:\n{}", self.console());
+            tally.failed += 1;
+        }
+        Ok(tally)
     }
 
     fn qemu(&self) -> Result<Command> {
@@ -235,20 +245,29 @@ impl Machine {
         Ok(Machine { root, kernel: release, modules: if kernel == Kernel::Debug { &[] } else { &MODULES } })
     }
 
-    /// Builds the modules, and the program of `kernel/vm`, in the root from a copy of the sources.
+    /// Builds the modules, and the program of `kernel/vm`, in the root from a copy of the sources: once for each content
+    /// of theirs, and from nothing, so that nothing of an older one is left in them.
     fn build(&self) -> Result<[PathBuf; 3]> {
-        let copy = self.root.join("build");
-        fs::create_dir_all(&copy)?;
-        let source = root()?;
-        output(Command::new("cp").arg("-ruT").arg(source.join("kernel")).arg(copy.join("kernel")))?;
-        output(Command::new("cp").arg("-ruT").arg(source.join("include")).arg(copy.join("include")))?;
-        let kdir = format!("KDIR=/lib/modules/{}/build", self.kernel);
-        output(&mut inside(
-            &self.root,
-            &["make", "-s", "-C", "/build/kernel", &kdir, "CONFIG_DEBUG_INFO_BTF_MODULES="],
-        ))?;
-        output(inside(&self.root, &["make", "-s", "-C", "/build/kernel/vm"]).arg("YNL=/src/tools/net/ynl"))?;
-        Ok(["vhs/vhs.ko", "softaccel/softaccel.ko", "vm/devmem"].map(|name| copy.join("kernel").join(name)))
+        let sources = Sources::read(&root()?, &["kernel", "include"])?;
+        let built = self.root.join(format!("build-{:016x}", sources.key()));
+        if !built.is_dir() {
+            let copy = tempfile::Builder::new().prefix("build-").suffix(".partial").tempdir_in(&self.root)?;
+            sources.write(copy.path())?;
+            let kernel =
+                Path::new("/").join(copy.path().file_name().context("a folder without a name")?).join("kernel");
+            let kdir = format!("KDIR=/lib/modules/{}/build", self.kernel);
+            let make = |folder: &Path| {
+                let mut command = inside(&self.root, &["make", "-s", "-j2", "-C"]);
+                command.arg(folder);
+                command
+            };
+            output(make(&kernel).args([&kdir, "CONFIG_DEBUG_INFO_BTF_MODULES="]))?;
+            output(make(&kernel.join("vm")).arg("YNL=/src/tools/net/ynl"))?;
+            // Somebody else may have built the same meanwhile.
+            let moved = fs::rename(copy.path(), &built);
+            ensure!(moved.is_ok() || built.is_dir(), "{} cannot be made: {moved:?}", built.display());
+        }
+        Ok(["vhs/vhs.ko", "softaccel/softaccel.ko", "vm/devmem"].map(|name| built.join("kernel").join(name)))
     }
 
     /// A first root, which mounts the other.
@@ -307,6 +326,48 @@ impl Machine {
         qemu.args(["-object", "memory-backend-ram,size=512M,share=on,id=accelerator"]);
         qemu.args(["-device", "ivshmem-plain,memdev=accelerator"]);
         Ok(qemu)
+    }
+}
+
+/// The files that the modules are built from: their paths from the root of the tree, in order, and what they hold.
+#[derive(Hash)]
+struct Sources(BTreeMap<PathBuf, Vec<u8>>);
+
+impl Sources {
+    /// Reads those in folders of the tree.
+    fn read(tree: &Path, folders: &[&str]) -> Result<Sources> {
+        let mut found = BTreeMap::new();
+        let mut left: Vec<PathBuf> = folders.iter().map(|folder| tree.join(folder)).collect();
+        while let Some(folder) = left.pop() {
+            for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default();
+                if path.is_dir() {
+                    left.push(path);
+                } else if path.extension().is_some_and(|ending| ending == "c" || ending == "h")
+                    || name == "Makefile"
+                    || name == "Kbuild"
+                {
+                    found.insert(path.strip_prefix(tree)?.to_owned(), fs::read(&path)?);
+                }
+            }
+        }
+        Ok(Sources(found))
+    }
+
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn write(&self, to: &Path) -> Result<()> {
+        for (path, content) in &self.0 {
+            let path = to.join(path);
+            fs::create_dir_all(path.parent().context("a file without a folder")?)?;
+            fs::write(path, content)?;
+        }
+        Ok(())
     }
 }
 
