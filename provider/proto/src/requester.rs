@@ -205,12 +205,12 @@ impl Requester {
         let full = self.is_full();
         let Some(sent) = self.queue.get_mut(self.next) else { return Ok(Emitted::Nothing) };
         let request = &sent.request;
+        // Whether it is the turn of what happens here, and not at the peer.
+        let local_turn = self.acked == self.next_seq && self.awaiting.is_empty();
         if self.offset == 0 {
             if self.paused || full {
                 return Ok(Emitted::Nothing);
             }
-            // Whether it is the turn of what happens here, and not at the peer.
-            let local_turn = self.acked == self.next_seq && self.awaiting.is_empty();
             let reads = self.max_reads.min(self.peer_reads);
             let refused = (request.op.has_response() && reads == 0).then_some(Status::RemInvReq);
             if let Some(fault) = request.fault.or(refused) {
@@ -299,7 +299,15 @@ impl Requester {
         } else {
             Source::Request { slot: self.slots.at(position), offset: self.offset }
         };
-        sent.lent += u32::from(sink.frame(&frame, source)? == Handed::Lent);
+        match sink.frame(&frame, source) {
+            Ok(handed) => sent.lent += u32::from(handed == Handed::Lent),
+            // Nothing of it is out: it fails when what is before it has been executed, as if posted like that.
+            Err(SourceGone) if self.offset == 0 => {
+                sent.request.fault = Some(Status::LocProt);
+                return Ok(if local_turn { Emitted::Fault(Status::LocProt) } else { Emitted::Nothing });
+            }
+            Err(SourceGone) => return Err(SourceGone),
+        }
         if self.offset == 0 {
             sent.seq = self.next_seq;
             self.next_seq = self.next_seq.wrapping_add(1);

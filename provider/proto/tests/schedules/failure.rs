@@ -216,6 +216,21 @@ fn a_local_fault_waits_for_earlier_requests_but_not_for_a_poll() {
 }
 
 #[test]
+fn a_request_whose_memory_goes_while_it_waits_fails_in_its_turn() {
+    // The one before it was said to have failed, although the peer had executed it.
+    let mut net = Pair::seeded(18);
+    let (target, source) = (net.b.target(8), net.a.target(8));
+    net.a.send(0, SendOp::Write(at(target)), b"fine");
+    net.a.transmit(usize::MAX);
+    net.a.post(wr(1, SendOp::Write(at(target)), SendFlags::SIGNALED, source));
+    assert!(net.a.memory.revoke(source.key));
+    net.a.transmit(usize::MAX);
+    assert!(!net.a.engine.has_failed());
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, LocProt)]);
+}
+
+#[test]
 fn the_peers_limit_of_reads_outlives_a_later_modify() {
     // RTS came after the handshake, and more READs went out than the peer accepts.
     let timing = Timing { max_dest_rd_atomic: 1, max_rd_atomic: 8, ..Setup::default().timing };
