@@ -8,7 +8,9 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,7 +69,8 @@ static void harmless(void)
 {
 	struct end a, b;
 	pid_t child;
-	int status;
+	int status, pair[2];
+	char heard;
 
 	pair_make(&a, &b, &usual);
 	fill(a.buf, 64, 1);
@@ -90,6 +93,23 @@ static void harmless(void)
 	need(waitpid(child, &status, 0) == child && status == 0);
 	ask(&a, (struct ask){ .id = 4, .op = IBV_WR_RDMA_WRITE, .len = 64 });
 	show_next("after a child has started a program", a.send_cq);
+
+	/* Sockets of the child's own may have got the numbers of those that it inherited. */
+	need(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	ask(&a, (struct ask){ .id = 5, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	fflush(stdout);
+	child = fork();
+	need(child >= 0);
+	if (child == 0) {
+		for (int i = 0; i < 64; i++)
+			need(dup(pair[1]) >= 0);
+		exit(0);
+	}
+	close(pair[1]);
+	need(waitpid(child, &status, 0) == child && status == 0);
+	yes("a child that exits says nothing to anybody", recv(pair[0], &heard, 1, 0) == 0);
+	close(pair[0]);
+	show_next("  and its parent goes on", a.send_cq);
 	pair_drop(&a, &b);
 }
 

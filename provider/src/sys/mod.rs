@@ -68,15 +68,17 @@ pub(crate) fn is_secure() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Has `function` called when the process exits; atexit(3). One function a process.
+/// Has `function` called when the process exits, but not when a child of it does; atexit(3). One function a process.
 pub(crate) fn at_exit(function: fn()) {
-    static FUNCTION: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    static FUNCTION: std::sync::OnceLock<(fn(), u32)> = std::sync::OnceLock::new();
     extern "C" fn call() {
-        if let Some(function) = FUNCTION.get() {
+        if let Some((function, pid)) = FUNCTION.get()
+            && std::process::id() == *pid
+        {
             function();
         }
     }
-    if FUNCTION.set(function).is_ok() {
+    if FUNCTION.set((function, std::process::id())).is_ok() {
         // SAFETY: `call` is a function without arguments that does not unwind: `farewell` takes no lock by force.
         unsafe { libc::atexit(call) };
     }
