@@ -443,6 +443,12 @@ impl Engine {
         self.requester.is_empty() || (self.requester.paused && self.requester.in_flight() == 0)
     }
 
+    /// Whether the peer has not been met yet.
+    #[must_use]
+    pub fn is_unconnected(&self) -> bool {
+        self.state == State::Unconnected
+    }
+
     /// Whether the QP is in the error state.
     #[must_use]
     pub fn has_failed(&self) -> bool {

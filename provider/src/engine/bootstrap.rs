@@ -160,7 +160,11 @@ impl Turn {
                 .partition(|parked| parked.hello.dst_qpn == conn.qpn);
             self.bootstrap.parked = rest;
             for parked in early {
-                self.answer(progress, parked.socket, &parked.hello);
+                // A dialler says no more before it is answered, but may have hung up.
+                let heard = socket::recv(parked.socket.as_fd(), &mut [0]);
+                if heard.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                    self.answer(progress, parked.socket, &parked.hello);
+                }
             }
         }
     }
@@ -179,7 +183,7 @@ impl Turn {
         let Some(other) = progress.registry.find(peer.remote_qpn) else { return };
         let (theirs, told) = {
             let inner = other.lock();
-            let (Some(peer), false) = (inner.peer, inner.is_linked()) else { return };
+            let (Some(peer), true) = (inner.peer, inner.engine.is_unconnected()) else { return };
             (peer.hello(other.qpn, inner.engine.credit()), inner.engine.credit())
         };
         let credit = conn.lock().engine.credit();
@@ -344,10 +348,14 @@ impl Turn {
         };
         let credit = inner.engine.credit();
         let ours = peer.hello(conn.qpn, credit);
-        let expected = hello.answers(&ours) && !inner.is_linked() && !inner.engine.has_failed();
+        let met = !inner.engine.is_unconnected();
         drop(inner);
-        if !expected {
+        if !hello.answers(&ours) {
             return reject(&socket, hello, Verdict::Mismatch);
+        }
+        if met {
+            // It knows the dialler from before, and has to be reset first: until then it is as good as not there.
+            return reject(&socket, hello, Verdict::NotThere);
         }
         match send_hello(&socket, &ours) {
             Ok(()) => self.attach(&conn, Stream::duplex(socket), hello, credit),
@@ -373,7 +381,9 @@ impl Turn {
             return;
         }
         self.bootstrap.dials.swap_remove(index);
-        if let Ok(hello) = hello {
+        // One that has failed meanwhile would only say goodbye, to a peer that had then met somebody.
+        let fresh = conn.lock().engine.is_unconnected();
+        if let (Ok(hello), true) = (hello, fresh) {
             self.attach(conn, Stream::duplex(socket), &hello, told);
         }
     }
@@ -391,6 +401,7 @@ impl Turn {
                 let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::READ);
             }
         }
+        self.bootstrap.dials.retain(|dial| dial.conn.lock().engine.is_unconnected());
         let mut due = Vec::new();
         for dial in &mut self.bootstrap.dials {
             if dial.at <= now {
