@@ -314,6 +314,7 @@ fn attributes(now: &QpAttr) -> ibv_qp_attr {
         cap: cap_to_c(&now.cap),
         ah_attr,
         pkey_index: now.pkey_index,
+        sq_draining: u8::from(now.draining),
         max_rd_atomic: now.max_rd_atomic,
         max_dest_rd_atomic: now.max_dest_rd_atomic,
         min_rnr_timer: now.min_rnr_timer,

@@ -191,6 +191,7 @@ impl Conn {
         inner.receives.clear();
         inner.return_messages();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
+        inner.timer = None;
     }
 
     /// Posts one send request; the caller flushes when the list is posted.
@@ -356,9 +357,14 @@ impl Conn {
         let flown = inner.engine.flown();
         if let Err(e) = self.try_flush(inner, begins) {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
+            // Half a frame is out: there is no way to go on.
             if e.raw_os_error() == Some(libc::EFAULT) {
-                // Half a frame is out: there is no way to go on.
                 inner.engine.fail(Some(Status::LocProt));
+                self.lose(inner);
+            } else if e.raw_os_error() == Some(libc::EKEYREVOKED) {
+                if !inner.has_failed() {
+                    self.refuse(inner, Refusal::Access);
+                }
                 self.lose(inner);
             } else if let Some(link) = &mut inner.link {
                 // What the peer said before may still wait to be read; the end of the stream follows it.
@@ -420,7 +426,8 @@ impl Conn {
                 Flushed::All if more => {}
                 Flushed::All => break,
                 Flushed::Blocked => return Ok(()),
-                Flushed::Revoked => return Err(io::Error::other("memory was deregistered while the peer read it")),
+                // Memory was deregistered while the peer read it.
+                Flushed::Revoked => return Err(io::Error::from_raw_os_error(libc::EKEYREVOKED)),
             }
         }
         if let Some(batch) = link.batch.take() {
@@ -456,10 +463,14 @@ impl Conn {
         inner.messages.abandon();
         inner.engine.on_lost();
         inner.engine.transmit(&mut Nowhere);
+        self.settle(inner);
     }
 
     /// Moves completions to their queues, and tells the owner of a failure once.
     pub(super) fn settle(&self, inner: &mut Inner) {
+        if inner.engine.has_failed() {
+            inner.keep_unsent();
+        }
         if inner.phase == Phase::Gone {
             return;
         }
@@ -634,6 +645,13 @@ impl Conn {
         self.settle(inner);
     }
 
+    /// Deadlines that run are looked at anew.
+    pub(crate) fn set_timing(self: &Arc<Self>, inner: &mut Inner, timing: proto::Timing) {
+        inner.engine.set_timing(timing);
+        inner.timer = None;
+        self.mind_deadlines(inner);
+    }
+
     fn start_timer(self: &Arc<Self>, inner: &mut Inner) {
         let now = crate::sys::time::now();
         inner.timer = Some(now);
@@ -708,10 +726,6 @@ impl Inner {
         self.access = access;
     }
 
-    pub(crate) fn set_timing(&mut self, timing: proto::Timing) {
-        self.engine.set_timing(timing);
-    }
-
     /// Whom to meet; the socket takes the place that was kept for it.
     pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
         self.peer = peer;
@@ -749,6 +763,23 @@ impl Inner {
 
     pub(crate) fn has_failed(&self) -> bool {
         self.engine.has_failed()
+    }
+
+    /// Whether every request that was begun has been executed.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.engine.is_drained()
+    }
+
+    /// Nobody but the program says from now on what is in its memory: what is to be sent of it is copied. What is not to
+    /// be sent, because the peer named what is no longer registered, is left to the next flush.
+    pub(super) fn keep_unsent(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| !link.broken) else { return };
+        let Some(batch) = link.batch.as_mut().filter(|batch| batch.is_live()) else { return };
+        if let Err(e) = batch.keep() {
+            tracing::debug!(error = %e, "the rest of a frame is not there any more");
+            link.broken = true;
+            link.stream.finish();
+        }
     }
 
     pub(crate) fn send_room(&self) -> usize {

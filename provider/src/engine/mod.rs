@@ -504,6 +504,7 @@ impl Progress {
         for conn in self.registry.all() {
             if conn.pd.id() == region.pd() {
                 let mut inner = conn.lock();
+                inner.keep_unsent();
                 if on_device {
                     inner.forget_revoked();
                 }

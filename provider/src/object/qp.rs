@@ -76,10 +76,11 @@ impl Qp {
     #[must_use]
     pub fn query(&self) -> QpAttr {
         let mut attr = self.attr.lock();
-        if self.conn.lock().has_failed() {
+        let inner = self.conn.lock();
+        if inner.has_failed() {
             attr.state = QpState::Err;
         }
-        *attr
+        QpAttr { draining: attr.state == QpState::Sqd && !inner.is_drained(), ..*attr }
     }
 
     /// Changes attributes, and the state with them.
@@ -142,7 +143,7 @@ impl Qp {
         }
         let mut inner = self.conn.lock();
         inner.set_access(new.access);
-        inner.set_timing(timing(new));
+        self.conn.set_timing(&mut inner, timing(new));
         inner.set_phase(match new.state {
             QpState::Reset => Phase::Reset,
             QpState::Init | QpState::Rtr => Phase::Receive,
@@ -358,6 +359,7 @@ fn granted(asked: &QpCap) -> Result<QpCap, Error> {
 fn initial(cap: QpCap) -> QpAttr {
     QpAttr {
         state: QpState::Reset,
+        draining: false,
         access: Access::empty(),
         pkey_index: 0,
         port: 0,

@@ -189,6 +189,8 @@ pub struct QpModify {
 pub struct QpAttr {
     /// Present state.
     pub state: QpState,
+    /// In SQD, requests are still being executed.
+    pub draining: bool,
     /// Remote rights.
     pub access: Access,
     /// Partition key index.

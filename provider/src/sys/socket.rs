@@ -71,6 +71,10 @@ impl Iov {
         self.0.iov_len
     }
 
+    pub(crate) fn addr(&self) -> u64 {
+        self.0.iov_base.addr() as u64
+    }
+
     /// Without its first `n` bytes.
     pub(crate) fn skip(self, n: usize) -> Iov {
         debug_assert!(n <= self.len());

@@ -14,6 +14,7 @@ use super::tx::Binding;
 use crate::mem::Region;
 use crate::sys::cancel::Uncancelled;
 use crate::sys::devmem;
+use crate::sys::mman;
 use crate::sys::socket::{self, Iov, Part};
 
 /// Payload up to this size is copied behind its header: cheaper than another element of the I/O vector.
@@ -119,6 +120,11 @@ impl Batch {
         !self.lane.is_sent()
     }
 
+    /// Whether all that the peer named is still registered.
+    pub(crate) fn is_live(&self) -> bool {
+        self.borrowed.iter().all(|region| region.is_live())
+    }
+
     /// Notes that `region`, which the peer named, is read when the batch goes out.
     pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
         if !self.borrowed.last().is_some_and(|last| Arc::ptr_eq(last, region)) {
@@ -128,7 +134,7 @@ impl Batch {
 
     /// Sends as much as the sockets take: the receiver may wait for either stream before it reads on in the other.
     pub(crate) fn flush(&mut self, control: &mut Outlet<'_>, lane: Option<&mut Outlet<'_>>) -> io::Result<Flushed> {
-        if !self.borrowed.iter().all(|region| region.is_live()) {
+        if !self.is_live() {
             return Ok(Flushed::Revoked);
         }
         let mut all = self.control.flush(control, &mut self.iovs)?;
@@ -136,6 +142,17 @@ impl Batch {
             all &= self.lane.flush(lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
         }
         Ok(if all { Flushed::All } else { Flushed::Blocked })
+    }
+
+    /// Copies what is still to be sent and lies in memory of the program, or of a device: it is the program's again.
+    ///
+    /// # Errors
+    /// EFAULT: it is not mapped any more. Some of it may have been copied.
+    pub(crate) fn keep(&mut self) -> io::Result<()> {
+        self.control.keep()?;
+        self.lane.keep()?;
+        self.borrowed.clear();
+        Ok(())
     }
 
     /// Bytes of devices that the host had to send since the last call of this, and system calls that sent others.
@@ -300,7 +317,8 @@ impl Queue {
                 if !is_of_the_route(&e) {
                     payload.binding.refused(&e);
                 }
-                self.rescue(payload)?;
+                // The host sends it.
+                self.copy(self.done)?;
                 payload.ends.into_iter().for_each(|slot| outlet.notices.lend(slot));
                 Ok(Wait::Nothing)
             }
@@ -308,14 +326,31 @@ impl Queue {
         }
     }
 
-    /// The kernel does not take the next segment from the device: the host sends it.
-    fn rescue(&mut self, payload: &OnDevice) -> io::Result<()> {
-        let device = payload.region.device().ok_or(io::ErrorKind::NotConnected)?;
-        let (from, at) = (self.stage.len(), payload.at + self.skip as u64);
-        device.read(at, payload.len - self.skip, &mut self.stage)?;
-        self.segments[self.done] = Segment::Stage { from, to: self.stage.len() };
-        self.counts.0 += (self.stage.len() - from) as u64;
-        self.skip = 0;
+    /// Copies all that is still to be sent. Nothing may be appended before that has been.
+    fn keep(&mut self) -> io::Result<()> {
+        (self.done..self.segments.len()).try_for_each(|i| self.copy(i))
+    }
+
+    /// Copies a segment, or what is left of it, into the stage.
+    fn copy(&mut self, i: usize) -> io::Result<()> {
+        let skip = if i == self.done { self.skip } else { 0 };
+        let from = self.stage.len();
+        match &self.segments[i] {
+            Segment::Stage { .. } => return Ok(()),
+            Segment::Memory(iov) => {
+                let rest = iov.skip(skip);
+                mman::copy_out(rest.addr(), rest.len(), &mut self.stage)?;
+            }
+            Segment::Device(payload) => {
+                let device = payload.region.device().ok_or(io::ErrorKind::NotConnected)?;
+                device.read(payload.at + skip as u64, payload.len - skip, &mut self.stage)?;
+                self.counts.0 += (self.stage.len() - from) as u64;
+            }
+        }
+        self.segments[i] = Segment::Stage { from, to: self.stage.len() };
+        if i == self.done {
+            self.skip = 0;
+        }
         Ok(())
     }
 
