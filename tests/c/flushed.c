@@ -127,6 +127,29 @@ static void flushed(struct process child)
 	end_drop(&a);
 }
 
+static void deregistered(struct process child)
+{
+	struct end a = end_join(&child, &large);
+	bool right;
+
+	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	expect(a.send_cq, 1);
+	need(kill(child.child, SIGSTOP) == 0);
+	memset(a.buf, 'p', large.memory);
+	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_WRITE, .len = LENGTH });
+	outcome("deregistered while it is written from", ibv_dereg_mr(a.mr));
+	memset(a.buf, 'x', large.memory);
+	need(kill(child.child, SIGCONT) == 0);
+	yes("  the request fails", poll_one(a.send_cq).status != IBV_WC_SUCCESS);
+	meet(&child);
+	hear(child.fd, &right, sizeof(right));
+	yes("  the peer sees what was posted, or nothing", right);
+	join(&child);
+	a.mr = ibv_reg_mr(a.pd, a.buf, large.memory, large.access);
+	need(a.mr);
+	end_drop(&a);
+}
+
 static struct process start(void (*serve)(const struct process *))
 {
 	struct process child = fork_peer();
@@ -140,11 +163,12 @@ static struct process start(void (*serve)(const struct process *))
 
 int main(int argc, char **argv)
 {
-	struct process writes = start(serve), reads = start(read_and_stop);
+	struct process first = start(serve), second = start(read_and_stop), third = start(serve);
 
 	rig_open(argc, argv);
-	flushed(writes);
-	revoked(reads);
+	flushed(first);
+	revoked(second);
+	deregistered(third);
 	rig_close();
 	return 0;
 }

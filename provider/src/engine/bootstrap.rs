@@ -401,7 +401,10 @@ impl Turn {
                 let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::READ);
             }
         }
-        self.bootstrap.dials.retain(|dial| dial.conn.lock().engine.is_unconnected());
+        let dials = self.bootstrap.dials.iter().map(|dial| dial.conn.clone());
+        for failed in dials.filter(|conn| !conn.lock().engine.is_unconnected()).collect::<Vec<_>>() {
+            self.forget(&failed);
+        }
         let mut due = Vec::new();
         for dial in &mut self.bootstrap.dials {
             if dial.at <= now {

@@ -467,9 +467,10 @@ impl Conn {
     }
 
     /// Moves completions to their queues, and tells the owner of a failure once.
-    pub(super) fn settle(&self, inner: &mut Inner) {
-        if inner.engine.has_failed() {
-            inner.keep_unsent();
+    pub(super) fn settle(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.engine.has_failed() && inner.keep_unsent(None).is_err() {
+            // Half a frame is out, and the rest is not there any more.
+            self.lose(inner);
         }
         if inner.phase == Phase::Gone {
             return;
@@ -640,7 +641,7 @@ impl Conn {
         self.abandon(inner);
     }
 
-    pub(crate) fn want_drained(&self, inner: &mut Inner) {
+    pub(crate) fn want_drained(self: &Arc<Self>, inner: &mut Inner) {
         inner.drained_wanted = true;
         self.settle(inner);
     }
@@ -650,6 +651,18 @@ impl Conn {
         inner.engine.set_timing(timing);
         inner.timer = None;
         self.mind_deadlines(inner);
+    }
+
+    /// `region` is no longer registered: when this returns, nothing touches its memory.
+    pub(super) fn quiesce(self: &Arc<Self>, region: &Region) {
+        let mut inner = self.lock();
+        if inner.keep_unsent(Some(region)).is_err() {
+            inner.engine.fail(Some(Status::LocProt));
+            self.lose(&mut inner);
+        }
+        if region.device().is_some() {
+            inner.forget_revoked();
+        }
     }
 
     fn start_timer(self: &Arc<Self>, inner: &mut Inner) {
@@ -770,15 +783,14 @@ impl Inner {
         self.engine.is_drained()
     }
 
-    /// Nobody but the program says from now on what is in its memory: what is to be sent of it is copied. What is not to
-    /// be sent, because the peer named what is no longer registered, is left to the next flush.
-    pub(super) fn keep_unsent(&mut self) {
-        let Some(link) = self.link.as_mut().filter(|link| !link.broken) else { return };
-        let Some(batch) = link.batch.as_mut().filter(|batch| batch.is_live()) else { return };
-        if let Err(e) = batch.keep() {
-            tracing::debug!(error = %e, "the rest of a frame is not there any more");
-            link.broken = true;
-            link.stream.finish();
+    /// What is to be sent from memory that is the program's again, that of `region` or all, is copied. What will not be
+    /// sent, because the peer named what is no longer registered, is left to the next flush.
+    fn keep_unsent(&mut self, region: Option<&Region>) -> io::Result<()> {
+        let Some(link) = self.link.as_mut().filter(|link| !link.broken) else { return Ok(()) };
+        let Some(batch) = link.batch.as_mut().filter(|batch| batch.is_live()) else { return Ok(()) };
+        match region {
+            Some(region) => batch.keep_of(region),
+            None => batch.keep(),
         }
     }
 

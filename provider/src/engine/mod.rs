@@ -497,17 +497,12 @@ impl Progress {
     /// Waits until nobody touches a revoked region for a QP of its protection domain by what it knew before. A device
     /// then has its memory back.
     pub(crate) fn quiesce(&self, region: &Region) {
-        let on_device = region.device().is_some();
-        if on_device {
+        if region.device().is_some() {
             self.bindings.forget(region.key());
         }
         for conn in self.registry.all() {
             if conn.pd.id() == region.pd() {
-                let mut inner = conn.lock();
-                inner.keep_unsent();
-                if on_device {
-                    inner.forget_revoked();
-                }
+                conn.quiesce(region);
             }
         }
     }

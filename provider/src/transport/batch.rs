@@ -144,15 +144,31 @@ impl Batch {
         Ok(if all { Flushed::All } else { Flushed::Blocked })
     }
 
-    /// Copies what is still to be sent and lies in memory of the program, or of a device: it is the program's again.
+    /// Copies what is still to be sent and lies in memory of the program, or of a device: it is the program's again, and no
+    /// notice of the kernel's is waited for.
     ///
     /// # Errors
     /// EFAULT: it is not mapped any more. Some of it may have been copied.
     pub(crate) fn keep(&mut self) -> io::Result<()> {
-        self.control.keep()?;
-        self.lane.keep()?;
+        let all = |segment: &Segment| !matches!(segment, Segment::Stage { .. });
+        self.control.keep(all)?;
+        self.lane.keep(all)?;
         self.borrowed.clear();
         Ok(())
+    }
+
+    /// The same for what lies in host memory of `region` alone.
+    ///
+    /// # Errors
+    /// As of [`keep`](Self::keep).
+    pub(crate) fn keep_of(&mut self, region: &Region) -> io::Result<()> {
+        let (from, to) = (region.base(), region.base() + region.len());
+        let of_region = |segment: &Segment| match segment {
+            Segment::Memory(iov) => iov.addr() < to && from < iov.addr() + iov.len() as u64,
+            Segment::Stage { .. } | Segment::Device(_) => false,
+        };
+        self.control.keep(of_region)?;
+        self.lane.keep(of_region)
     }
 
     /// Bytes of devices that the host had to send since the last call of this, and system calls that sent others.
@@ -326,9 +342,14 @@ impl Queue {
         }
     }
 
-    /// Copies all that is still to be sent. Nothing may be appended before that has been.
-    fn keep(&mut self) -> io::Result<()> {
-        (self.done..self.segments.len()).try_for_each(|i| self.copy(i))
+    /// Copies the segments still to be sent that are `wanted`. Nothing may be appended before they have been.
+    fn keep(&mut self, wanted: impl Fn(&Segment) -> bool) -> io::Result<()> {
+        for i in self.done..self.segments.len() {
+            if wanted(&self.segments[i]) {
+                self.copy(i)?;
+            }
+        }
+        Ok(())
     }
 
     /// Copies a segment, or what is left of it, into the stage.
@@ -377,7 +398,9 @@ impl Queue {
         let of_devices = self.segments.iter().any(|segment| matches!(segment, Segment::Device(_)));
         let _uncancelled = of_devices.then(Uncancelled::begin);
         self.segments.clear();
-        (self.bytes, self.done, self.skip) = (0, 0, 0);
+        (self.bytes, self.done, self.skip, self.counts) = (0, 0, 0, (0, 0));
+        // What was copied although it is large is seldom.
+        self.stage.shrink_to(STAGE);
     }
 }
 
