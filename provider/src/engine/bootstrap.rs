@@ -393,7 +393,7 @@ impl Turn {
         self.bootstrap.parked.retain(|parked| parked.deadline > now);
         self.bootstrap.pending.retain(|_, pending| pending.deadline > now);
         for (_, conn) in self.bootstrap.lingering.extract_if(.., |(deadline, _)| *deadline <= now) {
-            conn.abandon(&mut conn.lock());
+            conn.lose(&mut conn.lock());
             progress.registry.release(&conn);
         }
         for (_, index) in self.bootstrap.deaf.extract_if(.., |(until, _)| *until <= now) {

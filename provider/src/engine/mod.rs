@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod conn;
+mod ending;
 mod lane;
 mod lanes;
 mod link;

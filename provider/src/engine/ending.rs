@@ -1,0 +1,122 @@
+//! How a connection ends, or what it refuses, and what of the program's memory it lets go of.
+
+use std::io;
+use std::iter;
+use std::sync::Arc;
+
+use dmverbs_proto::Refusal;
+
+use super::conn::{Conn, Inner, Phase};
+use super::send::Nowhere;
+use crate::mem::Region;
+use crate::object::{AsyncEvent, Status};
+use crate::sys::cancel::Uncancelled;
+
+impl Conn {
+    /// Both directions of the stream have ended, and it is not being read because a lane is waited for.
+    pub(super) fn on_dead(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.link.as_ref().is_some_and(|link| link.stream.is_deaf()) {
+            self.lose(inner);
+        }
+    }
+
+    /// The stream has ended, or is given up without waiting for the peer.
+    pub(super) fn lose(self: &Arc<Self>, inner: &mut Inner) {
+        let _uncancelled = Uncancelled::begin();
+        if let Some(mut link) = inner.link.take() {
+            link.stream.deregister(self.progress.epoll());
+            self.lose_lanes(&mut link);
+            if let Some(batch) = link.batch.take() {
+                self.progress.batches().give(batch);
+            }
+            self.progress.unlink(self);
+        }
+        inner.messages.abandon();
+        inner.engine.on_lost();
+        inner.engine.transmit(&mut Nowhere);
+        self.settle(inner);
+    }
+
+    /// Moves completions to their queues, and tells the owner of a failure once.
+    pub(super) fn settle(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.engine.has_failed() && inner.keep_unsent(None).is_err() {
+            // Half a frame is out, and the rest is not there any more.
+            self.lose(inner);
+        }
+        if inner.phase == Phase::Gone {
+            return;
+        }
+        self.send_cq.push(iter::from_fn(|| inner.engine.poll_send()));
+        self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv()));
+        if inner.drained_wanted && inner.engine.is_drained() {
+            inner.drained_wanted = false;
+            self.report(AsyncEvent::SqDrained(self.cookie));
+        }
+    }
+
+    /// The peer broke the protocol.
+    pub(super) fn break_off(&self, inner: &mut Inner, why: &str) {
+        tracing::error!(qpn = self.qpn, why, "closing the connection");
+        inner.engine.on_fatal();
+        self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie));
+    }
+
+    /// A request of the peer was refused.
+    pub(super) fn refuse(&self, inner: &mut Inner, refusal: Refusal) {
+        tracing::warn!(qpn = self.qpn, ?refusal, "refused a request of the peer");
+        if inner.peer.is_some_and(|peer| peer.is_oneself(self.qpn)) {
+            inner.engine.refuse_own(refusal);
+        } else {
+            inner.engine.refuse(refusal);
+        }
+        match refusal {
+            Refusal::Access => self.report_failure(inner, AsyncEvent::QpAccessErr(self.cookie)),
+            Refusal::Invalid => self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie)),
+            Refusal::Local | Refusal::TooLong => {}
+        }
+    }
+
+    fn report_failure(&self, inner: &mut Inner, event: AsyncEvent) {
+        if !std::mem::replace(&mut inner.reported, true) && inner.phase != Phase::Gone {
+            self.report(event);
+        }
+    }
+
+    /// Goes to the error state: everything outstanding is flushed, the peer hears goodbye.
+    pub(crate) fn fail(self: &Arc<Self>, inner: &mut Inner, status: Option<Status>) {
+        inner.engine.fail(status);
+        self.flush(inner);
+    }
+
+    /// RESET: the peer hears goodbye, if the socket takes it at once; completions of what was outstanding are dropped.
+    pub(crate) fn hang_up(self: &Arc<Self>, inner: &mut Inner) {
+        inner.phase = Phase::Gone;
+        self.fail(inner, None);
+        self.lose(inner);
+    }
+
+    /// `region` is no longer registered: when this returns, nothing touches its memory.
+    pub(super) fn quiesce(self: &Arc<Self>, region: &Region) {
+        let mut inner = self.lock();
+        if inner.keep_unsent(Some(region)).is_err() {
+            inner.engine.fail(Some(Status::LocProt));
+            self.lose(&mut inner);
+        }
+        if region.device().is_some() {
+            inner.forget_revoked();
+        }
+    }
+}
+
+impl Inner {
+    /// What is to be sent from memory that is the program's again, that of `region` or all, is copied. What will not be
+    /// sent, because the peer named what is no longer registered, is left to the next flush.
+    fn keep_unsent(&mut self, region: Option<&Region>) -> io::Result<()> {
+        let Some(link) = self.link.as_mut().filter(|link| !link.broken) else { return Ok(()) };
+        let Some(batch) = link.batch.as_mut().filter(|batch| batch.is_live()) else { return Ok(()) };
+        match region {
+            Some(region) => batch.keep_of(region),
+            None => batch.keep(),
+        }
+    }
+}
