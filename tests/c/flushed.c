@@ -10,8 +10,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define REQUESTS 4
 #define LENGTH (8 << 20)
@@ -78,13 +76,12 @@ static void revoked(struct process child)
 {
 	bool failed;
 	struct end a = end_join(&child, &large);
-	int status;
 
-	need(waitpid(child.child, &status, WUNTRACED) == child.child && WIFSTOPPED(status));
+	wait_stopped(&child);
 	/* Time enough for the answer to fill what lies between. */
 	need(quiet(a.send_cq, 200));
 	outcome("deregistered while it is read", ibv_dereg_mr(a.mr));
-	need(kill(child.child, SIGCONT) == 0);
+	continue_peer(&child);
 	hear(child.fd, &failed, sizeof(failed));
 	yes("  the peer learns that", failed);
 	join(&child);
@@ -100,16 +97,16 @@ static void flushed(struct process child)
 
 	ask(&a, (struct ask){ .id = 99, .op = IBV_WR_RDMA_WRITE, .len = 64 });
 	show_next("connected", a.send_cq);
-	need(kill(child.child, SIGSTOP) == 0);
+	stop_peer(&child);
 	ask(&a, (struct ask){ .id = 100, .op = IBV_WR_RDMA_WRITE, .len = 64 });
 	outcome("drain", end_to(&a, IBV_QPS_SQD));
 	say("  draining: %d", draining(&a));
-	need(kill(child.child, SIGCONT) == 0);
+	continue_peer(&child);
 	show_next("  the peer goes on", a.send_cq);
 	say("  draining: %d", draining(&a));
 	outcome("on again", end_to(&a, IBV_QPS_RTS));
 
-	need(kill(child.child, SIGSTOP) == 0);
+	stop_peer(&child);
 	memset(a.buf, 'p', large.memory);
 	for (int i = 0; i < REQUESTS; i++)
 		ask(&a, (struct ask){ .id = i, .op = IBV_WR_RDMA_WRITE, .at = (size_t)i * LENGTH, .len = LENGTH,
@@ -119,7 +116,7 @@ static void flushed(struct process child)
 		all_flushed &= poll_one(a.send_cq).status == IBV_WC_WR_FLUSH_ERR;
 	yes("  all requests are flushed", all_flushed);
 	memset(a.buf, 'x', large.memory);
-	need(kill(child.child, SIGCONT) == 0);
+	continue_peer(&child);
 	meet(&child);
 	hear(child.fd, &right, sizeof(right));
 	yes("  the peer sees what was posted, or nothing", right);
@@ -134,12 +131,12 @@ static void deregistered(struct process child)
 
 	ask(&a, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 64 });
 	expect(a.send_cq, 1);
-	need(kill(child.child, SIGSTOP) == 0);
+	stop_peer(&child);
 	memset(a.buf, 'p', large.memory);
 	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_WRITE, .len = LENGTH });
 	outcome("deregistered while it is written from", ibv_dereg_mr(a.mr));
 	memset(a.buf, 'x', large.memory);
-	need(kill(child.child, SIGCONT) == 0);
+	continue_peer(&child);
 	yes("  the request fails", poll_one(a.send_cq).status != IBV_WC_SUCCESS);
 	meet(&child);
 	hear(child.fd, &right, sizeof(right));

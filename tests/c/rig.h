@@ -157,6 +157,12 @@ void meet(const struct process *other);
 _Noreturn void serve_until_killed(const struct process *parent);
 /* In the parent. */
 void kill_peer(const struct process *child);
+/* In the parent: stops the child, all of which stands still on return. A signal alone takes its time to arrive. */
+void stop_peer(const struct process *child);
+/* In the parent: waits for a child that stops itself. */
+void wait_stopped(const struct process *child);
+/* In the parent. */
+void continue_peer(const struct process *child);
 /* In the parent: waits for the child, whose failure is ours too. */
 void join(const struct process *child);
 

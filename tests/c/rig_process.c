@@ -65,6 +65,24 @@ void kill_peer(const struct process *child)
 	need(waitpid(child->child, NULL, 0) == child->child);
 }
 
+void stop_peer(const struct process *child)
+{
+	need(kill(child->child, SIGSTOP) == 0);
+	wait_stopped(child);
+}
+
+void wait_stopped(const struct process *child)
+{
+	int status;
+
+	need(waitpid(child->child, &status, WUNTRACED) == child->child && WIFSTOPPED(status));
+}
+
+void continue_peer(const struct process *child)
+{
+	need(kill(child->child, SIGCONT) == 0);
+}
+
 void meet(const struct process *other)
 {
 	char here = 'h', there = 0;

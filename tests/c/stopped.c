@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 	a = end_join(&child, &brief);
 	meet(&child);
 	for (int i = 0; i < 5 && right; i++) {
-		need(kill(child.child, SIGSTOP) == 0);
+		stop_peer(&child);
 		tell(helper.fd, "", 1);
 		for (int n = 0; n < 8; n++)
 			ask(&a, (struct ask){ .id = posted++, .op = IBV_WR_RDMA_WRITE, .len = 4096 });

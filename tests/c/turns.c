@@ -7,8 +7,6 @@
  */
 #include "rig.h"
 
-#include <signal.h>
-#include <sys/wait.h>
 
 /* Ends that are never connected; those of the process that is stopped, and of the other. */
 enum { IDLE = 256, STOPPED = 32, GOING = 32, SIZE = 1 << 20 };
@@ -159,8 +157,7 @@ int main(int argc, char **argv)
 		say("%s", (const char *[]){ "polls", "sleeps", "neither" }[round]);
 		fill_all(stopped, STOPPED, round);
 		fill_all(going, GOING, round);
-		need(kill(sleeper.child, SIGSTOP) == 0);
-		need(waitpid(sleeper.child, NULL, WUNTRACED) == sleeper.child);
+		stop_peer(&sleeper);
 		write_all(stopped, STOPPED);
 		write_all(going, GOING);
 		if (round == NEITHER)
@@ -168,7 +165,7 @@ int main(int argc, char **argv)
 		yes("the others complete", completed(setup.send_cq, next, GOING, GOING));
 		if (round != NEITHER)
 			yes("the data of the others is right", is_right(&runner));
-		need(kill(sleeper.child, SIGCONT) == 0);
+		continue_peer(&sleeper);
 		yes("then those complete", completed(setup.send_cq, next, STOPPED, STOPPED));
 		yes("their data is right", is_right(&sleeper));
 	}
