@@ -75,7 +75,8 @@ static int vhs_set_ringparam(struct net_device *dev,
 			     struct netlink_ext_ack *extack)
 {
 	struct vhs_port *port = netdev_priv(dev);
-	u32 old = port->ring_size;
+	u32 old = port->ring_size, old_thresh = port->hds_thresh;
+	u8 old_config = port->hds_config;
 	bool ran;
 	int err;
 
@@ -105,7 +106,10 @@ static int vhs_set_ringparam(struct net_device *dev,
 	if (err) {
 		NL_SET_ERR_MSG(extack, "no memory for rings of this size");
 		port->ring_size = old;
-		vhs_resume(port, ran);
+		WRITE_ONCE(port->hds_config, old_config);
+		WRITE_ONCE(port->hds_thresh, old_thresh);
+		if (vhs_resume(port, ran))
+			netdev_err(dev, "stays closed: no memory for rings\n");
 	}
 	return err;
 }
@@ -133,6 +137,9 @@ static int vhs_set_channels(struct net_device *dev,
 			WRITE_ONCE(port->rss.indir[0][i],
 				   ethtool_rxfh_indir_default(i, n));
 	again = vhs_resume(port, ran);
+	if (again)
+		netdev_err(dev, "stays closed: no memory for %u channels\n",
+			   dev->real_num_rx_queues);
 	return err ? err : again;
 }
 

@@ -318,6 +318,8 @@ void vhs_setup(struct vhs_port *port)
 			   NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN |
 			   NETIF_F_RXHASH | NETIF_F_NTUPLE | NETIF_F_GRO_HW;
 	dev->features = dev->hw_features | NETIF_F_HIGHDMA;
+	/* A packet in a ring is the receiver's alone (pktgen's clone_skb). */
+	dev->priv_flags &= ~IFF_TX_SKB_SHARING;
 	dev->vlan_features = dev->hw_features & ~NETIF_F_NTUPLE;
 #ifdef VHS_HAVE_NETMEM_TX
 	dev->netmem_tx = NETMEM_TX_DMA;

@@ -23,6 +23,7 @@ struct vhs_rx {
 	__wsum csum;		/* of what follows the first bytes */
 	u32 summed;
 	u32 unreadable;
+	u32 moved;		/* by the DMA engine */
 };
 
 static bool vhs_rx_cut(const struct vhs_rx *rx)
@@ -34,6 +35,7 @@ static bool vhs_rx_copy(struct vhs_rx *rx, void *to, u32 len)
 {
 	if (!vhs_dma_copy(&rx->source, to, len))
 		return false;
+	rx->moved += len;
 	if (rx->sum) {
 		rx->csum = csum_block_add(rx->csum, csum_partial(to, len, 0),
 					  rx->summed);
@@ -100,6 +102,7 @@ static bool vhs_rx_linear(struct vhs_rx *rx, u32 linear)
 	u32 headers = vhs_cb(rx->src)->hdr_len;
 	u8 *to = skb_put(rx->skb, linear);
 
+	rx->moved = linear;
 	return vhs_dma_copy(&rx->source, to, headers) &&
 	       vhs_dma_copy(&rx->source, NULL, rx->skip) &&
 	       vhs_dma_copy(&rx->source, to + headers, linear - headers);
@@ -240,7 +243,7 @@ static void vhs_rx_count(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 head)
 	stats->split_bytes += rx->len - head;
 	stats->linear_bytes += head;
 	stats->unreadable_bytes += rx->unreadable;
-	stats->dma_bytes += rx->len;
+	stats->dma_bytes += rx->moved;
 	if (skb_is_gso(rx->skb)) {
 		stats->gro_packets++;
 		stats->gro_bytes += rx->len;
@@ -314,6 +317,7 @@ err_free:
 	kfree_skb(rx.skb);
 err_count:
 	u64_stats_update_begin(&rxq->syncp);
+	rxq->stats.dma_bytes += rx.moved;
 	(*lost)++;
 	u64_stats_update_end(&rxq->syncp);
 }

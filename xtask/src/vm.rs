@@ -34,7 +34,8 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["command", "seconds"])]
     shell: bool,
     /// What to run, as bash takes it; network namespaces side0 and side1 hold a port of the virtual NIC each.
-    #[arg(required_unless_present = "shell", trailing_var_arg = true)]
+    /// Without one, the tests on the kernel of --debug-kernel: hours.
+    #[arg(required_unless_present_any = ["shell", "debug_kernel"], trailing_var_arg = true)]
     command: Vec<String>,
 }
 
@@ -54,8 +55,13 @@ enum Kernel {
 
 /// Runs the command; its exit status is ours.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let (command, seconds) =
-        if options.shell { (SHELL.to_owned(), 0) } else { (options.command.join(" "), options.seconds) };
+    let (command, seconds) = if options.shell {
+        (SHELL.to_owned(), 0)
+    } else if options.command.is_empty() {
+        (CHECK.to_owned(), 0)
+    } else {
+        (options.command.join(" "), options.seconds)
+    };
     let kernel = if options.debug_kernel { Kernel::Debug } else { options.kernel };
     let run = Run::prepare(kernel, &command, seconds)?;
     let (status, ()) = run.boot(|qemu| {
@@ -66,6 +72,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
         Ok(())
     })?;
+    if status == NOT_READY {
+        eprintln!("the console:\n{}", run.console());
+    }
     Ok(ExitCode::from(status))
 }
 
@@ -84,7 +93,7 @@ pub fn capture(command: &str, seconds: u32) -> Result<String> {
 pub fn test() -> Result<Tally> {
     let mut tally = Tally::default();
     for kernel in [Kernel::V7_3, Kernel::V6_12] {
-        let run = Run::prepare(kernel, "kernel/vm/check", TEST_SECONDS)?;
+        let run = Run::prepare(kernel, CHECK, TEST_SECONDS)?;
         if kernel == Kernel::V7_3 {
             tally += checkpatch(&run.machine.root)?;
         }
@@ -425,6 +434,12 @@ const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> 
 
 /// How often a machine is booted until it comes up.
 const BOOTS: usize = 3;
+
+/// What runs the tests.
+const CHECK: &str = "kernel/vm/check";
+
+/// How `kernel/vm/run` ends when the modules or their interfaces cannot be had.
+const NOT_READY: u8 = 125;
 
 /// How long all tests may take.
 const TEST_SECONDS: u32 = 2400;
