@@ -1,7 +1,7 @@
 //! Wrong settings, strangers on the wire, and a peer that dies.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,20 @@ pub fn rows() -> Vec<Trial> {
         }),
         row("a port range that is all in use is named, and its user not disturbed", Kind::Loopback, ports_in_use),
         row("strangers on a listener do not disturb its traffic", Kind::Veth, strangers),
+        row("a dialled HTTP server is named, and not taken for a peer", Kind::Loopback, |net| {
+            dialled(net, "the peer does not speak dmverbs", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())
+        }),
+        row("a dialled peer of another version is named, and not taken for a peer", Kind::Loopback, |net| {
+            dialled(net, "the peer speaks wire version 9", |hello| {
+                let mut answer = hello.to_vec();
+                answer[4] = 9;
+                answer
+            })
+        }),
+        // So does a socket that is connected to itself.
+        row("a dialled peer that is somebody else is named, and not taken for the peer", Kind::Loopback, |net| {
+            dialled(net, "somebody else answers there", <[u8]>::to_vec)
+        }),
         row("a server killed -9 ends its client with RETRY_EXC", Kind::Veth, |net| killed(net, Victim::Server)),
         row("a server killed -9 ends its client with RETRY_EXC", Kind::Loopback, |net| killed(net, Victim::Server)),
         row("a client killed -9 lets its server end", Kind::Veth, |net| killed(net, Victim::Client)),
@@ -58,7 +72,7 @@ fn ports_in_use(net: &Net) -> Result<()> {
 
 /// While ib_write_bw runs, others come to its listener who don't speak the protocol.
 fn strangers(net: &Net) -> Result<()> {
-    let pair = Pair::new(net, "ib_write_bw").options("-F -s 65536 -D 6 -f 1");
+    let pair = Pair::new(net, "ib_write_bw").options("-F -s 65536 -D 10 -f 1");
     let server = pair.start_server()?;
     let mut client = pair.start_client()?;
     let port = wait::until("the server's QP to have a listener", LIMIT, || {
@@ -88,6 +102,49 @@ fn strangers(net: &Net) -> Result<()> {
     ensure!(client.is_alive()?, "the traffic was over before the last stranger had gone");
     let outcome = pair.finish(server, client)?;
     outcome.succeeded()?.table()?.covers(&[65536])
+}
+
+/// A pingpong client is told that its peer's QP is where somebody else listens, who answers its hello so.
+fn dialled(net: &Net, why: &str, answer: fn(&[u8]) -> Vec<u8>) -> Result<()> {
+    let (program, stranger) = net.server().inside(|| -> Result<_> {
+        let address = net.server().ipv4.parse::<Ipv4Addr>()?;
+        let listeners = (TcpListener::bind((address, DEFAULT_PORT))?, TcpListener::bind((address, 0))?);
+        listeners.0.set_nonblocking(true)?;
+        listeners.1.set_nonblocking(true)?;
+        Ok(listeners)
+    })??;
+    // The lower QP number dials.
+    let pair = Pair::new(net, "ibv_rc_pingpong").options("-g 0").env("DMVERBS_PORT_RANGE", "20000-20009");
+    let mut client = pair.start_client()?;
+    let mut next = |listener: &TcpListener| {
+        wait::until("the client", LIMIT, || match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(LIMIT))?;
+                Ok(Some(stream))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                ensure!(client.is_alive()?, "the client ended before it came");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        })
+    };
+
+    // As ibv_rc_pingpong's server: LID, QP number, PSN and GID in hexadecimal, and a NUL.
+    let mut met = next(&program)?;
+    met.read_exact(&mut [0; 52])?;
+    let qpn = u32::from(stranger.local_addr()?.port()) << 8 | 1;
+    let address = u32::from(net.server().ipv4.parse::<Ipv4Addr>()?);
+    // All at once: it reads once.
+    met.write_all(format!("0000:{qpn:06x}:000000:{:020x}ffff{address:08x}\0", 0).as_bytes())?;
+    let mut hello = [0; 96];
+    let mut dialler = next(&stranger)?;
+    dialler.read_exact(&mut hello)?;
+    dialler.write_all(&answer(&hello))?;
+
+    client.wait(LIMIT)?.refused()?.says("transport retry counter exceeded")?.says(why)?;
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]

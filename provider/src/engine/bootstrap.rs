@@ -20,6 +20,8 @@ use crate::transport::Stream;
 /// Connections that have not said who they are, or whom nobody expects yet: so many, and so long.
 const HALF_OPEN: usize = 1024;
 const HALF_OPEN_TIME: Tick = 5_000_000_000;
+/// A dialler waits so long for an answer: longer than an acceptor keeps it, or it would hang up on one under way.
+const ANSWER_TIME: Tick = 2 * HALF_OPEN_TIME;
 /// A dialler tries again after this time at first, and after at most that.
 const RETRY_FIRST: Tick = 1_000_000;
 const RETRY_LAST: Tick = 100_000_000;
@@ -143,6 +145,12 @@ impl Bootstrap {
         let lingering = self.lingering.iter().map(|l| l.0);
         dials.chain(pending).chain(parked).chain(lingering).chain(self.deaf.iter().map(|d| d.0)).min()
     }
+
+    /// Whether no more connections are taken. Those that we have dialled are not in the way of others.
+    fn is_full(&self) -> bool {
+        let accepting = || self.pending.values().filter(|p| matches!(p.role, Role::Accepting { .. })).count();
+        self.pending.len() + self.parked.len() >= HALF_OPEN && accepting() + self.parked.len() >= HALF_OPEN
+    }
 }
 
 impl Turn {
@@ -160,11 +168,7 @@ impl Turn {
                 .partition(|parked| parked.hello.dst_qpn == conn.qpn);
             self.bootstrap.parked = rest;
             for parked in early {
-                // A dialler says no more before it is answered, but may have hung up.
-                let heard = socket::recv(parked.socket.as_fd(), &mut [0]);
-                if heard.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
-                    self.answer(progress, parked.socket, &parked.hello);
-                }
+                self.answer(progress, parked.socket, &parked.hello);
             }
         }
     }
@@ -256,7 +260,7 @@ impl Turn {
         loop {
             match socket::accept(listener.fd()) {
                 Ok(Some((socket, from))) => {
-                    if self.bootstrap.pending.len() + self.bootstrap.parked.len() >= HALF_OPEN {
+                    if self.bootstrap.is_full() {
                         tracing::warn!(%from, "too many half-open connections: closing the newest");
                         continue;
                     }
@@ -298,6 +302,7 @@ impl Turn {
             drop(inner);
             send_hello(&pending.socket, &peer.hello(conn.qpn, credit))?;
             *told = Some(credit);
+            pending.deadline = time::now() + ANSWER_TIME;
             progress.epoll.modify(pending.socket.as_fd(), BOOTSTRAP | id, Interest::READ)?;
             return Ok(Step::Wait);
         }
@@ -310,13 +315,13 @@ impl Turn {
             }
             // Whoever does not begin as we do is not kept waiting for the rest.
             if pending.have >= 8 && Hello::decode(&pending.buffer) == Err(HelloError::NotDmverbs) {
-                return Err(io::Error::other(HelloError::NotDmverbs.to_string()));
+                break;
             }
         }
         Ok(Step::Done)
     }
 
-    /// A whole hello has come.
+    /// A hello has come, or what is none.
     fn finish(&mut self, progress: &Progress, pending: Pending) {
         let _ = progress.epoll.delete(pending.socket.as_fd());
         let hello = Hello::decode(&pending.buffer);
@@ -350,6 +355,10 @@ impl Turn {
         let ours = peer.hello(conn.qpn, credit);
         let met = !inner.engine.is_unconnected();
         drop(inner);
+        // A dialler says no more before it is answered, but may have hung up.
+        if !socket::recv(socket.as_fd(), &mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+            return;
+        }
         if !hello.answers(&ours) {
             return reject(&socket, hello, Verdict::Mismatch);
         }
@@ -366,17 +375,23 @@ impl Turn {
     /// The acceptor has answered.
     fn dialled(&mut self, socket: Socket, conn: &Arc<Conn>, hello: Result<Hello, HelloError>, told: u32) {
         let Some(index) = self.bootstrap.dials.iter().position(|dial| Arc::ptr_eq(&dial.conn, conn)) else { return };
+        let Some(peer) = conn.lock().peer else { return };
         let why = match &hello {
-            Ok(Hello { verdict: Verdict::Accept, .. }) => None,
             Ok(Hello { verdict: Verdict::NotThere, .. }) => return,
+            // Whoever listens there now: another process, or the socket itself (a self-connect).
+            Ok(Hello { verdict: Verdict::Accept, .. })
+                if !hello.is_ok_and(|h| h.answers(&peer.hello(conn.qpn, told))) =>
+            {
+                Some("somebody else answers there".to_string())
+            }
+            Ok(Hello { verdict: Verdict::Accept, .. }) => None,
             Ok(_) => Some("the peer QP expects somebody else".to_string()),
             Err(e) => Some(e.to_string()),
         };
         let dial = &mut self.bootstrap.dials[index];
         if let Some(why) = why {
             if !std::mem::replace(&mut dial.complained, true) {
-                let peer = conn.lock().peer.map(|peer| peer.listener());
-                tracing::warn!(qpn = conn.qpn, ?peer, why, "cannot connect");
+                tracing::warn!(qpn = conn.qpn, peer = %peer.listener(), why, "cannot connect");
             }
             return;
         }
@@ -480,5 +495,5 @@ fn reject(socket: &Socket, theirs: &Hello, verdict: Verdict) {
 }
 
 fn is_own_address(gid: Gid) -> bool {
-    devices().is_ok_and(|devices| devices.iter().any(|device| device.gids().contains(&gid)))
+    devices().is_ok_and(|devices| devices.iter().any(|device| device.gids().is_ok_and(|gids| gids.contains(&gid))))
 }

@@ -565,6 +565,7 @@ impl Progress {
             let now = time::now();
             self.run_timers(now);
             if self.next_bootstrap.load(Ordering::Acquire) <= now {
+                self.look();
                 self.thread_turn().bootstrap_tick(self, now);
             }
             if self.lanes.next() <= now {
