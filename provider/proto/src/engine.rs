@@ -652,12 +652,6 @@ impl Engine {
         }
     }
 
-    /// The same on a QP that is connected to itself: the request that fails is its own.
-    pub fn refuse_own(&mut self, refusal: Refusal) {
-        self.refuse(refusal);
-        self.request_fault = Some(Refusal::remote_status(refusal as u32));
-    }
-
     /// Local memory for a READ response or an atomic's result was not there: the request fails here.
     pub fn fault(&mut self, status: Status) {
         if self.current.is_some_and(|frame| frame.op == Op::AtomicResponse) {

@@ -130,7 +130,7 @@ pub enum DecodeError {
     BadOp(u8),
     /// Undefined flags, or flags that do not go together.
     BadFlags(u8),
-    /// A lane that was never opened.
+    /// A lane that does not exist, or one without payload.
     BadLane(u16),
     /// More payload than a frame may carry, or payload where there is none.
     BadLength(u32),

@@ -64,11 +64,7 @@ impl Conn {
     /// A request of the peer was refused.
     pub(super) fn refuse(&self, inner: &mut Inner, refusal: Refusal) {
         tracing::warn!(qpn = self.qpn, ?refusal, "refused a request of the peer");
-        if inner.peer.is_some_and(|peer| peer.is_oneself(self.qpn)) {
-            inner.engine.refuse_own(refusal);
-        } else {
-            inner.engine.refuse(refusal);
-        }
+        inner.engine.refuse(refusal);
         match refusal {
             Refusal::Access => self.report_failure(inner, AsyncEvent::QpAccessErr(self.cookie)),
             Refusal::Invalid => self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie)),

@@ -88,7 +88,7 @@ impl Filler<'_> {
                         handed = Handed::Lent;
                         return Ok(());
                     }
-                    put(queue, span, offset, len)
+                    put(queue, span, offset, len).map(drop)
                 })
                 .map(|()| handed)
         } else if frame.len as usize > COPY_MAX && !self.sends.must_copy(index) {
@@ -117,24 +117,23 @@ impl Filler<'_> {
     /// A frame of the answer to a READ of `memory`.
     fn response(&mut self, frame: &Frame, memory: &Span, offset: u32) -> Result<Handed, SourceGone> {
         let (offset, len) = (offset as usize, frame.len as usize);
-        let mark = self.batch.control.mark();
-        self.batch.control.header(frame);
-        self.batch.control.seal();
-        if len > COPY_MAX
-            && let Some(region) = memory.region()
-        {
+        let (control, lane) = (&mut self.batch.control, &mut self.batch.lane);
+        let (mark, lane_mark) = (control.mark(), lane.mark());
+        control.header(frame);
+        control.seal();
+        let queue = if frame.lane == LANE { lane } else { control };
+        self.traffic.sent += u64::from(frame.len);
+        let on_device = put_device(queue, memory, offset, len, self.bindings, self.ifindex, self.traffic);
+        let by_reference = if on_device { Ok(true) } else { put(queue, memory, offset, len) };
+        let Ok(by_reference) = by_reference else {
+            self.batch.control.unwind(mark);
+            self.batch.lane.unwind(lane_mark);
+            return Err(SourceGone);
+        };
+        queue.seal();
+        if let Some(region) = memory.region().filter(|_| by_reference) {
             self.batch.borrow(region);
         }
-        let queue = if frame.lane == LANE { &mut self.batch.lane } else { &mut self.batch.control };
-        self.traffic.sent += u64::from(frame.len);
-        if put_device(queue, memory, offset, len, self.bindings, self.ifindex, self.traffic) {
-            return Ok(Handed::Over);
-        }
-        if put(queue, memory, offset, len).is_err() {
-            self.batch.control.unwind(mark);
-            return Err(SourceGone);
-        }
-        queue.seal();
         Ok(Handed::Over)
     }
 }
@@ -160,15 +159,15 @@ fn put_device(
     true
 }
 
-/// Appends payload in host memory: by reference if it is large and may be read there, else copied.
-fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<(), AccessError> {
+/// Appends payload in host memory: by reference, and then it gives true, if it is large and may be read there, else copied.
+fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<bool, AccessError> {
     match span.iov(offset, len) {
         Some(iov) if len > COPY_MAX => {
             queue.seal();
             queue.memory(iov);
-            Ok(())
+            Ok(true)
         }
-        _ => span.copy_out(offset, len, queue.stage()),
+        _ => span.copy_out(offset, len, queue.stage()).map(|()| false),
     }
 }
 

@@ -83,10 +83,18 @@ pub(crate) struct Batch {
     pub(crate) control: Queue,
     /// Payload for the lane.
     pub(crate) lane: Queue,
-    /// Registered memory that the peer named; it must still be live when its bytes go out.
-    borrowed: Vec<Arc<Region>>,
+    borrowed: Vec<Borrowed>,
     /// Room for the vector of one system call.
     iovs: Vec<Iov>,
+}
+
+/// Registered memory that the peer named; it must still be live when its bytes go out, the last of which are in these
+/// segments, counted from 1.
+#[derive(Debug)]
+struct Borrowed {
+    region: Arc<Region>,
+    control: usize,
+    lane: usize,
 }
 
 /// How far a batch got.
@@ -120,15 +128,18 @@ impl Batch {
         !self.lane.is_sent()
     }
 
-    /// Whether all that the peer named is still registered.
+    /// Whether all that the peer named, and has not been sent, is still registered.
     pub(crate) fn is_live(&self) -> bool {
-        self.borrowed.iter().all(|region| region.is_live())
+        let is_sent = |b: &Borrowed| b.control <= self.control.done && b.lane <= self.lane.done;
+        self.borrowed.iter().all(|borrowed| borrowed.region.is_live() || is_sent(borrowed))
     }
 
-    /// Notes that `region`, which the peer named, is read when the batch goes out.
+    /// Notes that `region`, which the peer named, is read when what has just been appended goes out.
     pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
-        if !self.borrowed.last().is_some_and(|last| Arc::ptr_eq(last, region)) {
-            self.borrowed.push(region.clone());
+        let (control, lane) = (self.control.segments.len(), self.lane.segments.len());
+        match self.borrowed.last_mut().filter(|last| Arc::ptr_eq(&last.region, region)) {
+            Some(last) => (last.control, last.lane) = (control, lane),
+            None => self.borrowed.push(Borrowed { region: region.clone(), control, lane }),
         }
     }
 
@@ -151,17 +162,23 @@ impl Batch {
     /// EFAULT: it is not mapped any more. Some of it may have been copied.
     pub(crate) fn keep(&mut self) -> io::Result<()> {
         let all = |segment: &Segment| !matches!(segment, Segment::Stage { .. });
+        // Nobody else may have the regions and bindings of devices.
+        let _uncancelled = [&self.control, &self.lane].iter().any(|q| q.is_of_devices()).then(Uncancelled::begin);
         self.control.keep(all)?;
         self.lane.keep(all)?;
         self.borrowed.clear();
         Ok(())
     }
 
-    /// The same for what lies in host memory of `region` alone.
+    /// The same for what lies in `region` alone.
     ///
     /// # Errors
-    /// As of [`keep`](Self::keep).
+    /// As of [`keep`](Self::keep), and also if it is a device's: nobody but the kernel gives back what was lent for that.
     pub(crate) fn keep_of(&mut self, region: &Region) -> io::Result<()> {
+        let of_device = |segment: &Segment| matches!(segment, Segment::Device(of) if of.region.key() == region.key());
+        if [&self.control, &self.lane].iter().any(|queue| queue.segments[queue.done..].iter().any(of_device)) {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
         let (from, to) = (region.base(), region.base() + region.len());
         let of_region = |segment: &Segment| match segment {
             Segment::Memory(iov) => iov.addr() < to && from < iov.addr() + iov.len() as u64,
@@ -268,6 +285,10 @@ impl Queue {
         if let Some(last) = last {
             last.ends = Some(slot);
         }
+    }
+
+    fn is_of_devices(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Device(_)))
     }
 
     fn is_sent(&self) -> bool {
@@ -395,12 +416,11 @@ impl Queue {
     fn clear(&mut self) {
         self.stage.clear();
         // Nobody else may have their regions and bindings.
-        let of_devices = self.segments.iter().any(|segment| matches!(segment, Segment::Device(_)));
-        let _uncancelled = of_devices.then(Uncancelled::begin);
+        let _uncancelled = self.is_of_devices().then(Uncancelled::begin);
         self.segments.clear();
         (self.bytes, self.done, self.skip, self.counts) = (0, 0, 0, (0, 0));
-        // What was copied although it is large is seldom.
-        self.stage.shrink_to(STAGE);
+        // A frame that had to be copied may have doubled it; a whole batch that was is seldom.
+        self.stage.shrink_to(2 * STAGE);
     }
 }
 
@@ -436,5 +456,54 @@ impl BatchPool {
         if pool.len() < KEPT {
             pool.push(batch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use dmverbs_proto::Access;
+
+    use super::*;
+    use crate::mem::{PdId, register};
+
+    const PD: PdId = PdId(3);
+
+    fn region(bytes: &mut [u8]) -> Arc<Region> {
+        let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+        register(addr, bytes.len() as u64, addr, Access::REMOTE_READ, PD).unwrap()
+    }
+
+    fn answer(batch: &mut Batch, region: &Arc<Region>) {
+        let span = Region::span(region, region.base(), region.len(), Access::REMOTE_READ, PD).unwrap();
+        batch.control.memory(span.iov(0, usize::try_from(region.len()).unwrap()).unwrap());
+        batch.borrow(region);
+    }
+
+    #[test]
+    fn a_region_matters_until_its_last_byte_is_sent() {
+        let (mut first, mut second) = (vec![1; 64 << 10], vec![2; 16 << 20]);
+        let (first, second) = (region(&mut first), region(&mut second));
+        let (ours, theirs) = socket::pair().unwrap();
+        let mut notices = Notices::default();
+        let mut outlet = Outlet { socket: ours.as_fd(), notices: &mut notices, wait: Wait::Nothing };
+        let mut batch = Batch::default();
+        answer(&mut batch, &first);
+        answer(&mut batch, &second);
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked);
+        first.revoke();
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked, "its bytes are on their way");
+        let mut came = 0;
+        while batch.flush(&mut outlet, None).unwrap() == Flushed::Blocked {
+            came += socket::recv(theirs.as_fd(), &mut vec![0; 1 << 20]).unwrap();
+        }
+        assert!(came > 8 << 20);
+
+        batch.clear();
+        answer(&mut batch, &second);
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked);
+        second.revoke();
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Revoked);
     }
 }
