@@ -105,7 +105,7 @@ unsafe fn send_gathered(qp: &Qp, wr: &ibv_send_wr) -> Result<(), Errno> {
     let mut bytes = Vec::with_capacity(total);
     for sge in elements {
         // SAFETY: inline data is ordinary readable memory of the program.
-        bytes.extend_from_slice(unsafe { inline_bytes(sge) });
+        bytes.extend_from_slice(unsafe { inline_bytes(sge) }?);
     }
     let request =
         SendWr { id: wr.wr_id, op: operation(wr)?, flags: flags(wr.send_flags)?, payload: Payload::Inline(&bytes) };
@@ -122,7 +122,7 @@ unsafe fn send_request<'a>(wr: &ibv_send_wr) -> Result<SendWr<'a>, Errno> {
     let elements = unsafe { elements(wr.sg_list, wr.num_sge) }?;
     let payload = match elements {
         // SAFETY: inline data is ordinary readable memory of the program.
-        [sge] if wr.send_flags & IBV_SEND_INLINE != 0 => Payload::Inline(unsafe { inline_bytes(sge) }),
+        [sge] if wr.send_flags & IBV_SEND_INLINE != 0 => Payload::Inline(unsafe { inline_bytes(sge) }?),
         [] if wr.send_flags & IBV_SEND_INLINE != 0 => Payload::Inline(&[]),
         elements => Payload::Sges(elements),
     };
@@ -150,13 +150,16 @@ unsafe fn elements<'a>(list: *const ibv_sge, len: c_int) -> Result<&'a [Sge], Er
 /// # Safety
 /// They can be read, and nobody writes them for `'a`.
 #[inline]
-unsafe fn inline_bytes<'a>(sge: &Sge) -> &'a [u8] {
+unsafe fn inline_bytes<'a>(sge: &Sge) -> Result<&'a [u8], Errno> {
     if sge.length == 0 {
-        return &[];
+        return Ok(&[]);
+    }
+    if sge.addr == 0 {
+        return Err(Errno::misuse("inline data is at NULL"));
     }
     let at = ptr::with_exposed_provenance(usize::try_from(sge.addr).unwrap_or(0));
     // SAFETY: the program says that the bytes are there: the caller's duty.
-    unsafe { slice::from_raw_parts(at, sge.length as usize) }
+    Ok(unsafe { slice::from_raw_parts(at, sge.length as usize) })
 }
 
 #[inline]

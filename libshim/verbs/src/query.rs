@@ -72,7 +72,7 @@ entry! {
         context: &Context, entries: *mut ibv_gid_entry, max_entries: usize, flags: u32, entry_size: usize,
     ) -> Count {
         check_gid_call(flags, entry_size)?;
-        let gids = context.device().gids();
+        let gids = context.device().gids()?;
         if gids.len() > max_entries {
             return Err(Errno::invalid("`entries` is too short for the table"));
         }
@@ -146,7 +146,7 @@ fn answer<T>(from: &T, to: *mut T, room: usize) -> Result<(), Errno> {
 }
 
 fn entry(device: &Device, index: usize) -> Result<ibv_gid_entry, Errno> {
-    let gid = device.gids().get(index).copied();
+    let gid = device.gids()?.get(index).copied();
     if gid.is_none() && index >= device.port().gids.max(1) {
         return Err(Errno::invalid("the GID index is beyond the table"));
     }

@@ -28,6 +28,32 @@ fn null_is_refused_and_never_followed() {
     let mut wr = ibv_send_wr::default();
     assert_eq!(device.post_send(null_mut(), &raw mut wr, &raw mut bad), libc::EINVAL);
     assert_eq!(bad, &raw mut wr);
+    let pair = Pair::connected(64);
+    let mut nowhere = ibv_sge { addr: 0, length: 8, lkey: 0 };
+    let mut wr = pair.send_request(1, &raw mut nowhere, 1);
+    wr.send_flags = IBV_SEND_INLINE;
+    assert_eq!(pair.device.post_send(pair.a, &raw mut wr, &raw mut bad), libc::EINVAL);
+    assert_eq!(bad, &raw mut wr);
+    wr.sg_list = null_mut();
+    assert_eq!(pair.device.post_send(pair.a, &raw mut wr, &raw mut bad), libc::EINVAL);
+
+    call!("IBVERBS_1.1", fn ibv_destroy_qp(qp: *mut ibv_qp) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_modify_qp(qp: *mut ibv_qp, attr: *mut ibv_qp_attr, mask: c_int) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_query_qp(
+        qp: *mut ibv_qp, attr: *mut ibv_qp_attr, mask: c_int, init: *mut ibv_qp_init_attr
+    ) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_dereg_mr(mr: *mut ibv_mr) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_destroy_cq(cq: *mut ibv_cq) -> c_int);
+    call!("IBVERBS_1.0", fn ibv_destroy_comp_channel(channel: *mut ibv_comp_channel) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_close_device(context: *mut ibv_context) -> c_int);
+    assert_eq!(ibv_destroy_qp(null_mut()), libc::EINVAL);
+    assert_eq!(ibv_modify_qp(null_mut(), null_mut(), 0), libc::EINVAL);
+    assert_eq!(ibv_modify_qp(pair.a, null_mut(), 0), libc::EINVAL);
+    assert_eq!(ibv_query_qp(pair.a, null_mut(), 0, null_mut()), libc::EINVAL);
+    assert_eq!(ibv_dereg_mr(null_mut()), libc::EINVAL);
+    assert_eq!(ibv_destroy_cq(null_mut()), libc::EINVAL);
+    assert_eq!(ibv_destroy_comp_channel(null_mut()), libc::EINVAL);
+    assert_ne!(ibv_close_device(null_mut()), 0);
 }
 
 #[test]
@@ -46,6 +72,33 @@ fn a_destroyed_object_is_refused() {
     assert_eq!(ibv_destroy_cq(cq), 0);
     assert_eq!(device.poll(cq, 1, null_mut()), -libc::EINVAL);
     assert_eq!(ibv_destroy_cq(cq), libc::EINVAL);
+
+    call!("IBVERBS_1.1", fn ibv_destroy_qp(qp: *mut ibv_qp) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_modify_qp(qp: *mut ibv_qp, attr: *mut ibv_qp_attr, mask: c_int) -> c_int);
+    call!("IBVERBS_1.0", fn ibv_create_comp_channel(context: *mut ibv_context) -> *mut ibv_comp_channel);
+    call!("IBVERBS_1.0", fn ibv_destroy_comp_channel(channel: *mut ibv_comp_channel) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_reg_mr(
+        pd: *mut ibv_pd, addr: *mut c_void, length: usize, access: c_int
+    ) -> *mut ibv_mr);
+    call!("IBVERBS_1.1", fn ibv_dereg_mr(mr: *mut ibv_mr) -> c_int);
+    call!("IBVERBS_1.1", fn ibv_create_qp(pd: *mut ibv_pd, attr: *mut ibv_qp_init_attr) -> *mut ibv_qp);
+    let pair = Pair::connected(0);
+    let cap = ibv_qp_cap { max_send_wr: 1, max_send_sge: 1, ..Default::default() };
+    let mut attr =
+        ibv_qp_init_attr { send_cq: pair.cq, recv_cq: pair.cq, cap, qp_type: IBV_QPT_RC, ..Default::default() };
+    let qp = ibv_create_qp(pair.pd, &raw mut attr);
+    assert_eq!(ibv_destroy_qp(qp), 0);
+    assert_eq!(ibv_destroy_qp(qp), libc::EINVAL);
+    let mut reset = ibv_qp_attr { qp_state: IBV_QPS_RESET, ..ibv_qp_attr::default() };
+    assert_eq!(ibv_modify_qp(qp, &raw mut reset, IBV_QP_STATE.cast_signed()), libc::EINVAL);
+    let (mut wr, mut bad) = (ibv_send_wr::default(), null_mut());
+    assert_eq!(device.post_send(qp, &raw mut wr, &raw mut bad), libc::EINVAL);
+    assert_eq!(bad, &raw mut wr);
+    let channel = ibv_create_comp_channel(device.context);
+    assert_eq!((ibv_destroy_comp_channel(channel), ibv_destroy_comp_channel(channel)), (0, libc::EINVAL));
+    let mut memory = [0_u8; 64];
+    let mr = ibv_reg_mr(pair.pd, memory.as_mut_ptr().cast(), memory.len(), 0);
+    assert_eq!((ibv_dereg_mr(mr), ibv_dereg_mr(mr)), (0, libc::EINVAL));
 }
 
 #[test]
