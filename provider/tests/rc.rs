@@ -44,7 +44,7 @@ impl End {
     }
 
     fn connect(&self, peer: &End, pd: &Pd) {
-        let ah = AhAttr { dgid: pd.context().device().gids()[0], port: 1, ..AhAttr::default() };
+        let ah = AhAttr { dgid: pd.context().device().gids().unwrap()[0], port: 1, ..AhAttr::default() };
         let to_rtr = QpModify {
             state: Some(QpState::Rtr),
             ah: Some(ah),

@@ -13,7 +13,8 @@ pub fn print() -> Result<(), Failure> {
     let mut rows = vec![["DEVICE", "INTERFACE", "STATE", "SPEED", "MTU", "ADDRESSES"].map(str::to_owned)];
     for device in devices {
         let port = device.port();
-        let addresses: Vec<String> = device.gids().iter().map(|gid| gid.ip().to_string()).collect();
+        let addresses: Vec<String> =
+            device.gids().map_err(Failure::ours)?.iter().map(|gid| gid.ip().to_string()).collect();
         rows.push([
             device.name().to_owned(),
             device.ifname().to_owned(),

@@ -29,19 +29,19 @@ pub struct Card {
 /// The devices as they are now.
 pub fn cards() -> Result<Vec<Card>, String> {
     let devices = object::devices().map_err(|e| e.to_string())?;
-    Ok(devices.iter().map(|device| card(device)).collect())
+    devices.iter().map(|device| card(device)).collect()
 }
 
-fn card(device: &object::Device) -> Card {
+fn card(device: &object::Device) -> Result<Card, String> {
     let port = device.port();
-    Card {
+    Ok(Card {
         name: device.name().to_owned(),
         ifname: device.ifname().to_owned(),
         ifindex: device.ifindex(),
         guid: device.guid(),
-        gids: device.gids().iter().map(|gid| gid.0).collect(),
+        gids: device.gids().map_err(|e| e.to_string())?.iter().map(|gid| gid.0).collect(),
         active: port.is_active(),
         mbps: port.speed_mbps,
         parent: fs::canonicalize(format!("/sys/class/net/{}/device", device.ifname())).ok(),
-    }
+    })
 }

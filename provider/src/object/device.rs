@@ -1,5 +1,6 @@
 //! Devices: one for each interface that has an address.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -131,15 +132,17 @@ impl Device {
     }
 
     /// Its GIDs now: IPv4 addresses as IPv4-mapped, then global IPv6 ones. None if the interface is gone.
-    #[must_use]
-    pub fn gids(&self) -> Vec<Gid> {
-        self.interface().as_ref().map(gids_of).unwrap_or_default()
+    ///
+    /// # Errors
+    /// The kernel does not list them, for want of file descriptors for instance.
+    pub fn gids(&self) -> Result<Vec<Gid>, Error> {
+        Ok(self.interface()?.as_ref().map(gids_of).unwrap_or_default())
     }
 
     /// The state of its port now; down if the interface is gone.
     #[must_use]
     pub fn port(&self) -> PortInfo {
-        let interface = self.interface();
+        let interface = self.interface().ok().flatten();
         // The interface may have been renamed since.
         let name = interface.as_ref().map_or(&self.ifname, |interface| &interface.name);
         PortInfo {
@@ -150,8 +153,8 @@ impl Device {
         }
     }
 
-    fn interface(&self) -> Option<Interface> {
-        interface::interfaces().ok()?.into_iter().find(|interface| interface.index == self.ifindex)
+    fn interface(&self) -> io::Result<Option<Interface>> {
+        Ok(interface::interfaces()?.into_iter().find(|interface| interface.index == self.ifindex))
     }
 }
 
@@ -206,7 +209,7 @@ mod tests {
         assert_eq!(names, ["dmv_lo", "dmv_v0"], "v1 has no address, and v0:1 is only a label");
         let v0 = &found[1];
         assert_eq!(v0.guid(), [0x00, 0x11, 0x22, 0xff, 0xfe, 0x33, 0x44, 0x55]);
-        let gids: Vec<String> = v0.gids().into_iter().map(|gid| gid.ip().to_string()).collect();
+        let gids: Vec<String> = v0.gids().unwrap().into_iter().map(|gid| gid.ip().to_string()).collect();
         assert_eq!(gids, ["10.9.0.1", "10.9.0.2", "fd00::9"], "IPv4 comes first");
         assert_eq!(v0.port(), PortInfo { active: false, mtu: 3000, speed_mbps: 10_000, gids: 3 });
         assert!(found[0].port().is_active());
@@ -216,7 +219,7 @@ mod tests {
         ip("link set v0 up");
         links.wait_for(v0, true);
         assert!(v0.port().is_active());
-        assert_eq!(v0.gids().len(), 3, "the link-local address is no GID");
+        assert_eq!(v0.gids().unwrap().len(), 3, "the link-local address is no GID");
         ip("link set v1 down");
         links.wait_for(v0, false);
         assert!(!v0.port().is_active());

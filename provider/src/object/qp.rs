@@ -111,7 +111,7 @@ impl Qp {
 
     fn peer(&self, attr: &QpAttr) -> Result<Peer, Error> {
         let device = self.conn.pd.context().device();
-        let gids = device.gids();
+        let gids = device.gids()?;
         let local_gid = *gids.get(usize::from(attr.ah.sgid_index)).ok_or(Error::Invalid("no such GID index"))?;
         if attr.ah.dgid.ip().is_unspecified() {
             return Err(Error::Invalid("the destination GID is zero: RoCE addresses need a global route"));
