@@ -97,6 +97,14 @@ pub fn config() -> Result<&'static Config, &'static ConfigError> {
         .as_ref()
 }
 
+/// Whether [`config`] would take this value of the variable `name`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
+    parse([(name.into(), value.into())].into_iter()).map(drop)
+}
+
 fn parse(vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     for (name, value) in vars {

@@ -222,7 +222,12 @@ mod tests {
 
     #[test]
     fn a_program_past_its_limit_is_killed_and_shown() {
-        let error = run(sh("echo begun; exec tail -f /dev/null"), Duration::from_millis(300)).err().unwrap();
+        let running = Running::spawn(sh("echo begun; exec tail -f /dev/null")).unwrap();
+        wait::until("its word", Duration::from_secs(10), || {
+            Ok(running.stdout_so_far().contains("begun").then_some(()))
+        })
+        .unwrap();
+        let error = running.wait(Duration::ZERO).err().unwrap();
 
         assert!(error.to_string().contains("begun"), "{error}");
         assert!(error.to_string().contains("signal: 9"), "{error}");

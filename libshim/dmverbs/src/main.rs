@@ -3,7 +3,7 @@
 //! `run` makes the program's environment and becomes the program (`program` finds it); `libdir` keeps the folder
 //! of links that both it and LD_LIBRARY_PATH point to; `devices` lists what the program will see. `nic` prepares an
 //! interface for device memory, `broker` takes queues of it for those who may not, and `doctor` tells what this machine
-//! has for it.
+//! has for it. `top` shows what the queue pairs of programs have sent and received.
 #![cfg_attr(not(test), no_main)]
 
 mod broker;
@@ -38,7 +38,7 @@ enum Command {
     Run(run::Run),
     /// Print the folder to put in LD_LIBRARY_PATH, and make it if need be
     ///
-    /// It holds links to dmverbs' library under the names of libibverbs. `dmverbs run` does more: it also redirects
+    /// It holds links to dmverbs' library under the names of libibverbs, and what `dmverbs run` preloads besides. `dmverbs run` does more: it also redirects
     /// dlopen() of a path, overrides a program's RPATH, and shows dmverbs' devices in /sys and /dev.
     Libdir,
     /// List the devices that programs will find

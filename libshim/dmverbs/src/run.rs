@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use dmverbs_provider::config;
 
 use crate::failure::Failure;
 use crate::libdir::Libdir;
@@ -25,7 +26,7 @@ use crate::program;
 #[derive(Debug, Args)]
 pub struct Run {
     /// What to log to standard error, such as `info` or `dmverbs_provider=debug` (sets DMVERBS_LOG)
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = log)]
     log: Option<String>,
 
     /// The TCP ports to listen on, such as `7000-7099` (sets DMVERBS_PORT_RANGE)
@@ -126,32 +127,20 @@ fn c_string(text: &OsStr) -> Result<CString, Failure> {
     CString::new(text.as_bytes()).map_err(|_| Failure::ours(format!("{text:?} holds a NUL")))
 }
 
-fn port_range(text: &str) -> Result<String, String> {
-    let port = |text: &str| text.parse::<NonZero<u16>>().map_err(|_| format!("{text:?} is no TCP port"));
-    let (low, high) = text.split_once('-').ok_or("it must be A-B, two TCP ports")?;
-    if port(low)? > port(high)? {
-        return Err("it must be A-B with A <= B".to_owned());
-    }
+fn log(text: &str) -> Result<String, String> {
+    dmverbs_ffi::log::check(text)?;
     Ok(text.to_owned())
+}
+
+fn port_range(text: &str) -> Result<String, String> {
+    understood("DMVERBS_PORT_RANGE", text)
 }
 
 fn interfaces(text: &str) -> Result<String, String> {
-    let list = text.strip_prefix('^').unwrap_or(text);
-    if list.split(',').any(|name| name.trim().is_empty()) {
-        return Err("it must be interface names with commas between them".to_owned());
-    }
-    Ok(text.to_owned())
+    understood("DMVERBS_IFNAMES", text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn port_ranges_are_checked() {
-        assert!(port_range("7000-7010").is_ok() && port_range("5-5").is_ok());
-        for bad in ["", "7000", "0-5", "9-3", "1-70000", "a-b", "-"] {
-            assert!(port_range(bad).is_err(), "{bad}");
-        }
-    }
+fn understood(variable: &str, text: &str) -> Result<String, String> {
+    config::check(variable, text).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
 }

@@ -51,6 +51,14 @@ fn default() -> Targets {
     Targets::new().with_default(LevelFilter::WARN)
 }
 
+/// Whether `DMVERBS_LOG` may have this value.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
 /// Understands `LEVEL` and `TARGET=LEVEL`, with commas between several.
 fn parse(text: &str) -> Result<Targets, String> {
     if text.trim().is_empty() {

@@ -30,8 +30,8 @@ use serve::{Limits, Server};
 /// Programs on dmverbs that have no CAP_NET_ADMIN ask the broker of their network namespace for an RX queue of an
 /// interface. It takes one that is free and that RSS spreads nothing to, binds the program's dma-buf to it, and steers
 /// there the port of the program's listening TCP socket. That one has to be of the broker's network namespace, bound to
-/// the interface, and to no single address. The queue goes back when the program closes its connection or ends, or the
-/// broker does.
+/// the interface, and to no single address. The queue goes back when the program closes its connection, stops
+/// listening, asks twice or ends, or the broker does.
 ///
 /// Only interfaces that `dmverbs nic setup` has prepared have such queues; the broker changes no settings. It needs
 /// CAP_NET_ADMIN and gives up all else; it runs until SIGTERM or SIGINT. Who may use it is a matter of who can reach the

@@ -31,7 +31,7 @@ pub struct Nic {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print what `setup` would change, a line each; nothing if the interface is ready
+    /// Print what `setup` would change, a line each; `nothing to change` if the interface is ready
     Plan(Prepare),
     /// Prepare the interface, and record how it was before
     ///

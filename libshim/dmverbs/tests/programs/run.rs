@@ -103,6 +103,7 @@ fn bad_options_are_refused() {
     for (bad, named) in [
         (vec!["run"], "<PROGRAM>"),
         (vec!["run", "--bogus", "true"], "--bogus"),
+        (vec!["run", "--log", "banana", "true"], "banana"),
         (vec!["run", "--port-range", "9-3", "true"], "9-3"),
         (vec!["run", "--ifnames", "a,,b", "true"], "a,,b"),
         (vec!["run", "--lane-port", "0", "true"], "'0'"),
