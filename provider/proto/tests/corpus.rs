@@ -1,6 +1,6 @@
 //! Replays the fuzzers' corpus, and keeps its seeds what the code encodes.
 //!
-//! Files named `seed-…` are made here; `DMVERBS_BLESS=1` writes them anew. All others were found by fuzzing.
+//! Files named `seed-…` are made here; `DMVERBS_BLESS=1` writes them anew. All others, if there are any, were found by fuzzing.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -23,7 +23,8 @@ use report::{Comparison, Report, Row, Sample};
 /// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
 pub struct Options {
-    /// One pair of runs instead of three, and shorter ones: to see that everything works, not to quote.
+    /// One pair of runs instead of three, and shorter ones, or one round of --vm instead of five: to see that everything
+    /// works, not to quote.
     #[arg(long)]
     quick: bool,
     /// Write all figures into this file as JSON.
