@@ -48,11 +48,22 @@ pub fn rows() -> Vec<Trial> {
             rows.push(row(format!("{program}, two pairs at once"), kind, move |net| two_pairs(net, program)));
         }
     }
-    for program in ["ib_write_bw", "ib_write_lat", "ib_read_bw", "ib_send_bw", "ib_atomic_bw"] {
+    for program in PLAIN.into_iter().chain(["ib_atomic_bw", "ib_atomic_lat"]) {
         let name = format!("{program} -x 1 (an IPv6 GID)");
         let (options, size) =
-            if program == "ib_atomic_bw" { ("-x 1 -n 500", 8) } else { ("-x 1 -s 65536 -n 500", 65536) };
-        rows.push(ipv6_row(name, move |net| measure(net, program, options, &[size])));
+            if program.starts_with("ib_atomic") { ("-x 1 -n 500", 8) } else { ("-x 1 -s 65536 -n 500", 65536) };
+        rows.push(ipv6_row(name.clone(), move |net| measure(net, program, options, &[size])));
+        rows.push(row(name, Kind::Loopback, move |net| measure(net, program, options, &[size])));
+    }
+    for program in CARRIERS {
+        let name = format!("{program} -x 1 brings every byte (an IPv6 GID)");
+        rows.push(ipv6_row(name, move |net| carry(net, program, "-x 1", 1 << 20)));
+        // Lists are for the bandwidth tests only.
+        let lists = program.ends_with("_bw").then_some("-l 10");
+        for options in ["--use_old_post_send"].into_iter().chain(lists) {
+            let name = format!("{program} {options} brings every byte");
+            rows.push(row(name, Kind::Veth, move |net| carry(net, program, options, 65537)));
+        }
     }
     rows.push(row("ib_write_bw to a server that sleeps outside verbs", Kind::Veth, |net| {
         // The server of ib_write_bw sleeps in a TCP read from its first byte to its last.

@@ -15,11 +15,15 @@ pub fn rows() -> Vec<Trial> {
             rows.push(row(format!("ibv_rc_pingpong {options}"), kind, move |net| exchange(net, &options, size, 200)));
         }
         for flags in ["-e", "-N", "-e -N", "-o", "-O"] {
-            let options = format!("{flags} -c -g 0 -n 1000");
-            rows.push(row(format!("ibv_rc_pingpong {options}"), kind, move |net| exchange(net, &options, 4096, 1000)));
+            for size in [1, 4096, 4 << 20] {
+                let options = format!("{flags} -c -g 0 -s {size} -n 200");
+                rows.push(row(format!("ibv_rc_pingpong {options}"), kind, move |net| {
+                    exchange(net, &options, size, 200)
+                }));
+            }
         }
     }
-    for flags in ["", "-e", "-N"] {
+    for flags in ["", "-e", "-N", "-e -N"] {
         for size in [1, 4096, 4 << 20] {
             let options = format!("{flags} -c -g 1 -s {size} -n 200").trim().to_owned();
             let name = format!("ibv_rc_pingpong {options} (an IPv6 GID)");
