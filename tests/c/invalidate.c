@@ -26,6 +26,25 @@ static struct ibv_mw *window(struct ibv_mr *mr)
 	return mw;
 }
 
+/* Its owner makes a key invalid. */
+static void locally(void)
+{
+	struct end c, d;
+	struct ibv_mr *mr;
+
+	pair_make(&c, &d, &usual);
+	mr = ibv_reg_mr(d.pd, d.buf, 4096, usual.access);
+	need(mr);
+	ask(&c, (struct ask){ .id = 6, .op = IBV_WR_RDMA_WRITE, .len = 8, .rkey = mr->rkey });
+	show_next("write by a region's key", c.send_cq);
+	ask(&d, (struct ask){ .id = 7, .op = IBV_WR_LOCAL_INV, .imm = mr->rkey });
+	show_next("local invalidation", d.send_cq);
+	ask(&c, (struct ask){ .id = 8, .op = IBV_WR_RDMA_WRITE, .len = 8, .rkey = mr->rkey });
+	show_next("write by that key", c.send_cq);
+	outcome("deregister", ibv_dereg_mr(mr));
+	pair_drop(&c, &d);
+}
+
 int main(int argc, char **argv)
 {
 	struct ibv_mw *mw;
@@ -60,6 +79,7 @@ int main(int argc, char **argv)
 		need(ibv_dealloc_mw(mw) == 0);
 	outcome("deregister", ibv_dereg_mr(mr));
 	pair_drop(&a, &b);
+	locally();
 	rig_close();
 	return 0;
 }

@@ -231,7 +231,7 @@ int try_ask(struct end *end, struct ask ask)
 	wr.sg_list = ask.sges ? ask.sges : &one;
 	wr.num_sge = ask.sges ? ask.num_sge : ask.len > 0;
 	wr.send_flags = ask.flags | (ask.unsignaled ? 0 : IBV_SEND_SIGNALED);
-	if (ask.op == IBV_WR_SEND_WITH_INV)
+	if (ask.op == IBV_WR_SEND_WITH_INV || ask.op == IBV_WR_LOCAL_INV)
 		wr.invalidate_rkey = ask.imm;
 	else
 		wr.imm_data = htonl(ask.imm);
