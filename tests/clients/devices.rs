@@ -1,12 +1,14 @@
-//! The programs that only look: ibv_devices and ibv_devinfo.
+//! The programs that only look: ibv_devices, ibv_devinfo and ibv_asyncwatch; and ways to the library.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dmverbs_tests::net::{Kind, Net};
+use dmverbs_tests::pair::DEFAULT_PORT;
 use dmverbs_tests::process::{Finished, run};
-use dmverbs_tests::{Side, net, programs};
+use dmverbs_tests::{Running, Side, net, programs, wait};
 use libtest_mimic::Trial;
 
 use crate::row;
@@ -39,26 +41,53 @@ pub fn rows() -> Vec<Trial> {
             ensure!(listed == ["dmv_eth0"], "listed are {listed:?}:\n{shown}");
             Ok(())
         }),
+        row("ibv_asyncwatch hears of a link that goes and comes", Kind::Veth, watched),
         row("LD_LIBRARY_PATH alone is enough", Kind::Loopback, |net| {
             let mut libdir = net.server().command(programs::dmverbs()?);
             libdir.arg("libdir");
             let folder = run(libdir, LIMIT)?;
-            let mut command = net.server().command("ibv_devices");
-            command.env("LD_LIBRARY_PATH", folder.succeeded()?.stdout.trim());
-            let shown = run(command, LIMIT)?;
-            let listed = names(shown.succeeded()?);
-            ensure!(listed == ["dmv_lo"], "listed are {listed:?}:\n{shown}");
-            Ok(())
+            is_enough(net, "LD_LIBRARY_PATH", folder.succeeded()?.stdout.trim().as_ref())
         }),
         row("LD_PRELOAD alone is enough", Kind::Loopback, |net| {
-            let mut command = net.server().command("ibv_devices");
-            command.env("LD_PRELOAD", programs::dmverbs()?.with_file_name("libdmverbs_verbs.so"));
-            let shown = run(command, LIMIT)?;
-            let listed = names(shown.succeeded()?);
-            ensure!(listed == ["dmv_lo"], "listed are {listed:?}:\n{shown}");
-            Ok(())
+            is_enough(net, "LD_PRELOAD", &programs::dmverbs()?.with_file_name("libdmverbs_verbs.so"))
         }),
     ]
+}
+
+/// With this variable set so, programs find devices, and exchange data.
+fn is_enough(net: &Net, variable: &str, value: &Path) -> Result<()> {
+    let command = |words: &[&str]| {
+        let mut command = net.server().command(words[0]);
+        command.args(&words[1..]).env(variable, value);
+        command
+    };
+    let shown = run(command(&["ibv_devices"]), LIMIT)?;
+    let listed = names(shown.succeeded()?);
+    ensure!(listed == ["dmv_lo"], "listed are {listed:?}:\n{shown}");
+
+    let pingpong = ["ibv_rc_pingpong", "-c", "-g", "0"];
+    let server = Running::spawn(command(&pingpong))?;
+    wait::until("the server to listen", LIMIT, || {
+        Ok(net.server().listening(server.id()).contains(&DEFAULT_PORT).then_some(()))
+    })?;
+    let client = run(command(&[&pingpong[..], &["127.0.0.1"]].concat()), LIMIT)?;
+    let server = server.wait(LIMIT)?;
+    for end in [&client, &server] {
+        end.succeeded()?.says("1000 iters in ")?;
+        ensure!(!end.stdout.contains("invalid data"), "{end}");
+    }
+    Ok(())
+}
+
+fn watched(net: &Net) -> Result<()> {
+    // It flushes nothing by itself.
+    let watch = Running::spawn(command(net.server(), &["stdbuf", "-oL", "ibv_asyncwatch", "-d", "dmv_eth0"])?)?;
+    let says = |text: &str| wait::until(text, LIMIT, || Ok(watch.stdout_so_far().contains(text).then_some(())));
+    says("async event FD")?;
+    net.client().ip(&["link set eth0 down"])?;
+    says("IBV_EVENT_PORT_ERR")?;
+    net.client().ip(&["link set eth0 up"])?;
+    says("IBV_EVENT_PORT_ACTIVE")
 }
 
 fn devinfo(net: &Net) -> Result<()> {
