@@ -7,7 +7,6 @@
  */
 #include "rig.h"
 
-
 /* Ends that are never connected; those of the process that is stopped, and of the other. */
 enum { IDLE = 256, STOPPED = 32, GOING = 32, SIZE = 1 << 20 };
 

@@ -133,8 +133,8 @@ struct Dial {
     conn: Arc<Conn>,
     at: Tick,
     pause: Tick,
-    /// Complain about the peer only once.
-    complained: bool,
+    /// What has been said about the peer, once.
+    complaint: Option<String>,
 }
 
 impl Bootstrap {
@@ -160,7 +160,7 @@ impl Turn {
         if progress.registry.is_ours(peer.remote_qpn) && is_own_address(peer.remote_gid) {
             self.meet_within(progress, conn, &peer);
         } else if peer.dials(conn.qpn) {
-            self.bootstrap.dials.push(Dial { conn: conn.clone(), at: 0, pause: RETRY_FIRST, complained: false });
+            self.bootstrap.dials.push(Dial { conn: conn.clone(), at: 0, pause: RETRY_FIRST, complaint: None });
             self.bootstrap_tick(progress, time::now());
         } else {
             let (early, rest) = std::mem::take(&mut self.bootstrap.parked)
@@ -390,8 +390,9 @@ impl Turn {
         };
         let dial = &mut self.bootstrap.dials[index];
         if let Some(why) = why {
-            if !std::mem::replace(&mut dial.complained, true) {
+            if dial.complaint.as_ref() != Some(&why) {
                 tracing::warn!(qpn = conn.qpn, peer = %peer.listener(), why, "cannot connect");
+                dial.complaint = Some(why);
             }
             return;
         }
