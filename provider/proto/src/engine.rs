@@ -427,6 +427,12 @@ impl Engine {
         self.notes.push_back(note);
     }
 
+    /// All that [`transmit`](Self::transmit) has handed over so far has been sent. Before, a request of it does not succeed,
+    /// whatever the peer says, unless [it is over](Self::is_over).
+    pub fn on_flushed(&mut self) {
+        self.requester.on_flushed();
+    }
+
     /// Memory that was [lent](Handed::Lent) for a frame of the request in `slot` of the send queue is given back.
     pub fn release(&mut self, slot: u32) {
         self.requester.release(slot);
@@ -700,14 +706,19 @@ impl Engine {
         self.request_fault = status;
     }
 
+    /// Whether it has failed, or its peer has gone: requests end, whatever of them is still to be sent.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Lost | State::Failed)
+    }
+
     /// The next completion of the send queue.
     #[inline]
     pub fn poll_send(&mut self) -> Option<Completion> {
         if !self.flushing {
             // After a failure, or when the peer has gone, nobody tells of memory that is lent: what was executed is a
             // success.
-            let over = matches!(self.state, State::Lost | State::Failed);
-            while let Some(retired) = self.requester.retire(self.qpn, over) {
+            while let Some(retired) = self.requester.retire(self.qpn, self.is_over()) {
                 if retired.is_some() {
                     return retired;
                 }

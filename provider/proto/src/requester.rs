@@ -42,8 +42,10 @@ pub(crate) struct Requester {
     next: usize,
     offset: u32,
     next_seq: u32,
-    /// Requests whose last frame is out, and requests that the peer has executed.
+    /// Requests whose last frame is with the driver, those of which it has nothing left to send, and requests that the
+    /// peer has executed.
     sent: u32,
+    out: u32,
     acked: u32,
     /// Absolute positions of READs and atomics that wait for their response, in order.
     awaiting: VecDeque<u64>,
@@ -82,6 +84,7 @@ impl Requester {
             offset: 0,
             next_seq: 0,
             sent: 0,
+            out: 0,
             acked: 0,
             awaiting: VecDeque::new(),
             response_offset: 0,
@@ -102,7 +105,8 @@ impl Requester {
     }
 
     pub(crate) fn renumber(&mut self, from: u32) {
-        for counter in [&mut self.next_seq, &mut self.sent, &mut self.acked, &mut self.credit, &mut self.consumed] {
+        let Requester { next_seq, sent, out, acked, credit, consumed, .. } = self;
+        for counter in [next_seq, sent, out, acked, credit, consumed] {
             *counter = counter.wrapping_add(from);
         }
     }
@@ -346,10 +350,14 @@ impl Requester {
         Ok(())
     }
 
+    /// The driver has nothing left to send.
+    pub(crate) fn on_flushed(&mut self) {
+        self.out = self.sent;
+    }
+
     /// Whether the peer has executed a request that is out; what happens here counts as executed.
     fn is_acked(&self, sent: &Sent) -> bool {
-        matches!(sent.request.op, SendOp::LocalInv(_))
-            || (self.acked.wrapping_sub(sent.seq).wrapping_sub(1) as i32) >= 0
+        matches!(sent.request.op, SendOp::LocalInv(_)) || has_reached(self.acked, sent.seq)
     }
 
     /// What has been executed is no longer on its way.
@@ -431,7 +439,10 @@ impl Requester {
         let head = self.queue.front()?;
         let local = matches!(head.request.op, SendOp::LocalInv(_));
         let answered = head.done || !(local || head.request.op.has_response());
-        let executed = self.next > 0 && answered && (lent_too || head.lent == 0) && self.is_acked(head);
+        // A peer that acknowledges what has not come yet has it sent nevertheless, from memory that is not the program's
+        // again before.
+        let free = lent_too || (head.lent == 0 && (local || has_reached(self.out, head.seq)));
+        let executed = self.next > 0 && answered && free && self.is_acked(head);
         if !executed {
             return None;
         }
@@ -460,6 +471,11 @@ impl Requester {
         }
         self.next = self.next.saturating_sub(1);
     }
+}
+
+/// Whether a count of requests includes the one with this number.
+fn has_reached(count: u32, seq: u32) -> bool {
+    (count.wrapping_sub(seq).wrapping_sub(1) as i32) >= 0
 }
 
 fn completion(request: &Request, status: Status, qpn: u32) -> Completion {

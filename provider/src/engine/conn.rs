@@ -422,8 +422,12 @@ impl Conn {
                 self.progress.goes_on();
             }
             match link.flush(traffic, self.progress.epoll(), self.token())? {
-                Flushed::All if more => {}
-                Flushed::All => break,
+                Flushed::All => {
+                    engine.on_flushed();
+                    if !more {
+                        break;
+                    }
+                }
                 Flushed::Blocked => return Ok(()),
                 // Memory was deregistered while the peer read it.
                 Flushed::Revoked => return Err(io::Error::from_raw_os_error(libc::EKEYREVOKED)),

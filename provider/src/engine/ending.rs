@@ -39,7 +39,7 @@ impl Conn {
 
     /// Moves completions to their queues, and tells the owner of a failure once.
     pub(super) fn settle(self: &Arc<Self>, inner: &mut Inner) {
-        if inner.engine.has_failed() && inner.keep_unsent(None).is_err() {
+        if inner.engine.is_over() && inner.keep_unsent(None).is_err() {
             // Half a frame is out, and the rest is not there any more.
             self.lose(inner);
         }

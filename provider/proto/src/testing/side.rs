@@ -66,6 +66,8 @@ pub struct Side {
     pub lane: Option<Rng>,
     /// The two streams to the peer.
     pub(super) out: VecDeque<u8>,
+    /// What it transmits has not been sent: its driver still has it.
+    pub holds: bool,
     pub(super) lane_out: VecDeque<u8>,
     /// Slots of requests whose memory is lent, in order.
     lent: VecDeque<u32>,
@@ -104,6 +106,7 @@ impl Side {
             notes: Vec::new(),
             lane: None,
             out: VecDeque::new(),
+            holds: false,
             lane_out: VecDeque::new(),
             lent: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -148,6 +151,9 @@ impl Side {
         }
         let Side { engine, memory, sends, reads, lane, out, lane_out, lent, .. } = self;
         engine.transmit(&mut Sink { memory, sends, reads, lane, out, lane_out, lent, limit });
+        if !self.holds {
+            self.engine.on_flushed();
+        }
     }
 
     /// Lets the engine send if, and only if, a driver would have to.

@@ -31,6 +31,22 @@ fn a_write_with_a_gap_breaks_the_protocol() {
 }
 
 #[test]
+fn what_is_acknowledged_before_it_is_sent_completes_when_it_is() {
+    let mut net = Pair::seeded(4);
+    let target = net.b.target(64);
+    let early = Frame { ack: 1, ..Frame::new(Op::Ack) }.encode().0;
+    net.a.send(0, SendOp::Write(at(target)), &[1; 64]);
+    net.a.holds = true;
+    net.a.transmit(usize::MAX);
+    net.a.receive(&early[..HEADER_LEN]);
+    assert_eq!(net.a.statuses(), [], "its memory would be the program's again");
+    assert!(net.a.fatal.is_none());
+    net.a.holds = false;
+    net.a.transmit(usize::MAX);
+    assert_eq!(net.a.statuses(), [(0, Success)]);
+}
+
+#[test]
 fn a_bad_key_is_a_remote_access_error_and_the_rest_is_flushed() {
     let mut net = Pair::seeded(7);
     let target = net.b.target(8);

@@ -2,7 +2,8 @@
 
 use dmverbs_proto::testing::{End, Pair, Setup, Sge, Side, Wr};
 use dmverbs_proto::{
-    Access, Completion, Flags, Frame, Limits, MAX_CHUNK, Need, Op, Remote, SendFlags, SendOp, Status, Timing, Window,
+    Access, Completion, Flags, Frame, HEADER_LEN, Limits, MAX_CHUNK, Need, Op, Remote, SendFlags, SendOp, Status,
+    Timing, Window,
 };
 
 use End::{A, B};
