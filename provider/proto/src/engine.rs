@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 
 use crate::Tick;
-use crate::frame::{DecodeError, Frame, Op};
+use crate::frame::{DecodeError, Flags, Frame, Op};
 use crate::hello::Hello;
 use crate::requester::{Emitted, Requester};
 use crate::responder::{Destination, Responder};
@@ -142,7 +142,7 @@ pub trait Transmit {
     ///
     /// # Errors
     /// The source's memory has been deregistered.
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone>;
+    fn frame(&mut self, frame: Frame, source: Source) -> Result<Handed, SourceGone>;
     /// Whether another frame is welcome.
     fn room(&self) -> bool;
     /// Invalidates a local key (IBV_WR_LOCAL_INV); false if it is not there.
@@ -236,6 +236,21 @@ impl Note {
     }
 }
 
+/// What of a frame still matters when its payload has come.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) op: Op,
+    pub(crate) flags: Flags,
+    pub(crate) len: u32,
+    pub(crate) imm: u32,
+}
+
+impl Current {
+    fn of(frame: &Frame) -> Current {
+        Current { op: frame.op, flags: frame.flags, len: frame.len, imm: frame.imm }
+    }
+}
+
 /// The protocol state of one QP.
 #[derive(Debug)]
 pub struct Engine {
@@ -247,8 +262,8 @@ pub struct Engine {
     responder: Responder,
     timing: Timing,
     peer_rnr_timer: Tick,
-    /// The frame whose payload is arriving, or whose answer is being stored.
-    current: Option<Frame>,
+    /// Of the frame whose payload is arriving, or whose answer is being stored.
+    current: Option<Current>,
     /// Statuses of the next request and receive to be flushed, where they differ from WR_FLUSH.
     request_fault: Option<Status>,
     receive_fault: Option<Status>,
@@ -492,7 +507,7 @@ impl Engine {
             && sink.room()
         {
             let frame = note.frame(self.responder.ack(), self.responder.credit());
-            if sink.frame(&frame, Source::None).is_err() {
+            if sink.frame(frame, Source::None).is_err() {
                 break;
             }
             self.notes.pop_front();
@@ -518,7 +533,7 @@ impl Engine {
         }
         if !stamped && self.responder.owes_ack() && sink.room() {
             let ack = Frame { ack: self.responder.ack(), credit: self.responder.credit(), ..Frame::new(Op::Ack) };
-            stamped = sink.frame(&ack, Source::None).is_ok();
+            stamped = sink.frame(ack, Source::None).is_ok();
         }
         if stamped {
             // What goes out tells of the peer only if the stream had been full; and before an idle peer is asked
@@ -552,13 +567,13 @@ impl Engine {
             }
             let (ack, credit) = (self.responder.ack(), self.responder.credit());
             let nak = Frame { imm: refusal as u32, ack, credit, ..Frame::new(Op::Nak) };
-            if sink.frame(&nak, Source::None).is_err() {
+            if sink.frame(nak, Source::None).is_err() {
                 return;
             }
             self.nak = None;
         }
         let bye = Frame { ack: self.responder.ack(), credit: self.responder.credit(), ..Frame::new(Op::Bye) };
-        self.bye = sink.frame(&bye, Source::None).is_ok();
+        self.bye = sink.frame(bye, Source::None).is_ok();
     }
 
     /// How urgently the peer waits for [`Engine::transmit`], requests aside.
@@ -588,11 +603,11 @@ impl Engine {
         self.requester.on_ack(frame.ack, frame.credit)?;
         let incoming = match frame.op {
             Op::Write | Op::Send => {
-                self.current = Some(*frame);
+                self.current = Some(Current::of(frame));
                 self.responder.on_message(frame)?
             }
             Op::ReadResponse => {
-                self.current = Some(*frame);
+                self.current = Some(Current::of(frame));
                 let (slot, offset) = self.requester.on_response(frame)?;
                 Incoming::Payload(Destination::Response { slot, offset })
             }
@@ -600,7 +615,7 @@ impl Engine {
             Op::CompareSwap | Op::FetchAdd => self.responder.on_atomic(frame)?,
             Op::AtomicResponse => {
                 // Storing the answer may still fail.
-                self.current = Some(*frame);
+                self.current = Some(Current::of(frame));
                 let slot = self.requester.on_atomic_response()?;
                 Incoming::AtomicResult { slot, before: frame.own[0] }
             }
@@ -621,13 +636,14 @@ impl Engine {
     /// The payload of the last frame is in its place.
     #[inline]
     pub fn on_payload(&mut self) {
-        let Some(frame) = self.current.take() else { return };
+        let Some(frame) = &self.current else { return };
         self.moved = true;
         match frame.op {
-            Op::ReadResponse => self.requester.on_response_placed(&frame),
-            Op::Write | Op::Send => self.responder.on_placed(&frame, self.qpn),
+            Op::ReadResponse => self.requester.on_response_placed(frame),
+            Op::Write | Op::Send => self.responder.on_placed(frame, self.qpn),
             _ => {}
         }
+        self.current = None;
     }
 
     /// The memory of [`Incoming::Read`] is resolved.
@@ -660,7 +676,7 @@ impl Engine {
 
     /// Local memory for a READ response or an atomic's result was not there: the request fails here.
     pub fn fault(&mut self, status: Status) {
-        if self.current.is_some_and(|frame| frame.op == Op::AtomicResponse) {
+        if self.current.as_ref().is_some_and(|frame| frame.op == Op::AtomicResponse) {
             self.requester.take_back_answer();
         }
         self.fail(Some(status));

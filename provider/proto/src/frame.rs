@@ -1,5 +1,7 @@
 //! The frame header (WIRE §3): 32 bytes, little-endian, followed by an operation's own bytes and its payload.
 
+use alloc::vec::Vec;
+
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 32;
 /// Bytes of the longest header with its operation's own bytes.
@@ -159,6 +161,23 @@ impl Frame {
     #[must_use]
     pub fn encode(&self) -> ([u8; MAX_HEADER_LEN], usize) {
         let mut b = [0; MAX_HEADER_LEN];
+        self.write(&mut b);
+        (b, HEADER_LEN + self.op.own_len())
+    }
+
+    /// Appends the header.
+    #[inline]
+    pub fn append(&self, to: &mut Vec<u8>) {
+        let from = to.len();
+        to.resize(from + MAX_HEADER_LEN, 0);
+        if let Some(b) = to.last_chunk_mut() {
+            self.write(b);
+        }
+        to.truncate(from + HEADER_LEN + self.op.own_len());
+    }
+
+    #[inline]
+    fn write(&self, b: &mut [u8; MAX_HEADER_LEN]) {
         b[0] = self.op as u8;
         b[1] = self.flags.bits();
         b[2..4].copy_from_slice(&self.lane.to_le_bytes());
@@ -170,42 +189,45 @@ impl Frame {
         b[28..32].copy_from_slice(&self.credit.to_le_bytes());
         b[32..40].copy_from_slice(&self.own[0].to_le_bytes());
         b[40..48].copy_from_slice(&self.own[1].to_le_bytes());
-        (b, HEADER_LEN + self.op.own_len())
     }
 
     /// Reads a header from the front of `bytes`: the frame and its header's length, or `None` while bytes are missing.
     ///
     /// # Errors
     /// What is no frame of this version (WIRE §3.3).
-    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<(Frame, usize)>, DecodeError> {
+        let mut frame = Frame::new(Op::Ack);
+        Ok(frame.read(bytes)?.map(|len| (frame, len)))
+    }
+
+    /// The same into a frame that is there: a frame that is handed on is read again before it has been written, which
+    /// a processor waits for. Without a header, it means nothing.
+    ///
+    /// # Errors
+    /// As of [`decode`](Self::decode).
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
         let Some((b, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-        let op = Op::parse(b[0]).ok_or(DecodeError::BadOp(b[0]))?;
-        let flags = Flags::from_bits(b[1]).ok_or(DecodeError::BadFlags(b[1]))?;
-        let mut frame = Frame {
-            op,
-            flags,
-            lane: u16::from_le_bytes([b[2], b[3]]),
-            len: u32_at(4),
-            addr: u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32,
-            rkey: u32_at(16),
-            imm: u32_at(20),
-            ack: u32_at(24),
-            credit: u32_at(28),
-            own: [0; 2],
-        };
-        frame.check()?;
-        let own = op.own_len();
-        if own != 0 {
-            if rest.len() < own {
-                return Ok(None);
-            }
-            for (word, bytes) in frame.own.iter_mut().zip(rest[..own].as_chunks::<8>().0) {
-                *word = u64::from_le_bytes(*bytes);
-            }
+        self.op = Op::parse(b[0]).ok_or(DecodeError::BadOp(b[0]))?;
+        self.flags = Flags::from_bits(b[1]).ok_or(DecodeError::BadFlags(b[1]))?;
+        self.lane = u16::from_le_bytes([b[2], b[3]]);
+        self.len = u32_at(4);
+        self.addr = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
+        self.rkey = u32_at(16);
+        self.imm = u32_at(20);
+        self.ack = u32_at(24);
+        self.credit = u32_at(28);
+        self.own = [0; 2];
+        self.check()?;
+        let own = self.op.own_len();
+        if rest.len() < own {
+            return Ok(None);
         }
-        Ok(Some((frame, HEADER_LEN + own)))
+        for (word, bytes) in self.own.iter_mut().zip(rest[..own].as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Ok(Some(HEADER_LEN + own))
     }
 
     #[inline]

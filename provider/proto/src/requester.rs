@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::{Fatal, Handed, Source, SourceGone, Transmit};
+use crate::engine::{Current, Fatal, Handed, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Slots, Status, Window};
 
@@ -303,7 +303,7 @@ impl Requester {
         } else {
             Source::Request { slot: self.slots.at(position), offset: self.offset }
         };
-        match sink.frame(&frame, source) {
+        match sink.frame(frame, source) {
             Ok(handed) => sent.lent += u32::from(handed == Handed::Lent),
             // Nothing of it is out: it fails when what is before it has been executed, as if posted like that.
             Err(SourceGone) if self.offset == 0 => {
@@ -398,7 +398,7 @@ impl Requester {
     }
 
     /// The payload of a READ response frame is in its place.
-    pub(crate) fn on_response_placed(&mut self, frame: &Frame) {
+    pub(crate) fn on_response_placed(&mut self, frame: &Current) {
         if frame.flags.contains(Flags::LAST) {
             self.response_offset = 0;
             self.finish_response();
@@ -432,8 +432,8 @@ impl Requester {
         }
     }
 
-    /// Retires the next executed request whose memory is free, or also one whose is still lent; `None` for one that asked
-    /// for no completion.
+    /// Retires the next executed request whose memory is free, or also one of which something is still to be sent, or whose
+    /// memory is lent; `None` for one that asked for no completion.
     #[inline]
     pub(crate) fn retire(&mut self, qpn: u32, lent_too: bool) -> Option<Option<Completion>> {
         let head = self.queue.front()?;

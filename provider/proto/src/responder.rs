@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::{Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
+use crate::engine::{Current, Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 
@@ -218,11 +218,12 @@ impl Responder {
             }
         };
         frame.ack = self.ack_after(usize::from(last));
-        sink.frame(&frame, source)?;
+        let len = frame.len;
+        sink.frame(frame, source)?;
         if last {
             self.responses.pop_front();
         } else if let Some(Response { answer: Answer::Read { offset, .. }, .. }) = self.responses.front_mut() {
-            *offset += frame.len;
+            *offset += len;
         }
         Ok(true)
     }
@@ -289,7 +290,7 @@ impl Responder {
 
     /// The payload of `frame` is in its place.
     #[inline]
-    pub(crate) fn on_placed(&mut self, frame: &Frame, qpn: u32) {
+    pub(crate) fn on_placed(&mut self, frame: &Current, qpn: u32) {
         self.bytes = self.bytes.saturating_add(frame.len);
         if !frame.flags.contains(Flags::LAST) {
             return;

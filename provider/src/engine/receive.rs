@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::{
     Access, AtomicOp, Destination, Fatal, Flags, Frame, HEADER_LEN, IN_BAND, Incoming, LANE, MAX_CHUNK, MAX_HEADER_LEN,
-    Refusal, Status,
+    Op, Refusal, Status,
 };
 
 use super::conn::{Answer, Conn, Inner, RECEIVES};
@@ -235,6 +235,7 @@ impl Conn {
     /// Handles staged bytes: payload of the current frame, then frames.
     #[inline]
     fn parse(self: &Arc<Self>, inner: &mut Inner, mut bytes: &[u8]) -> Result<(), Fatal> {
+        let mut frame = Frame::new(Op::Ack);
         while !bytes.is_empty() {
             let Some(link) = &mut inner.link else { return Ok(()) };
             if link.inbox.discard {
@@ -253,10 +254,10 @@ impl Conn {
                 bytes = &bytes[n..];
                 continue;
             }
-            match Frame::decode(bytes)? {
-                Some((frame, len)) => {
+            match frame.read(bytes)? {
+                Some(len) => {
                     bytes = &bytes[len..];
-                    self.on_frame(inner, &frame)?;
+                    bytes = &bytes[self.on_frame(inner, &frame, bytes)?..];
                 }
                 None => {
                     link.inbox.partial[..bytes.len()].copy_from_slice(bytes);
@@ -268,12 +269,31 @@ impl Conn {
         Ok(())
     }
 
+    /// Handles a frame; `behind` it are these bytes. Gives how many of them were payload and are in their place.
     #[inline]
-    fn on_frame(self: &Arc<Self>, inner: &mut Inner, frame: &Frame) -> Result<(), Fatal> {
+    fn on_frame(self: &Arc<Self>, inner: &mut Inner, frame: &Frame, behind: &[u8]) -> Result<usize, Fatal> {
         match inner.engine.on_frame(frame)? {
             Incoming::Done => {
                 if inner.engine.has_failed() {
                     self.discard(inner);
+                }
+            }
+            Incoming::Payload(Destination::Memory { addr, rkey, covers })
+                if frame.lane == IN_BAND
+                    && frame.len > 0
+                    && let Some(payload) = behind.get(..frame.len as usize)
+                    && let Some(put) = self.put(inner, rkey, addr, covers, payload) =>
+            {
+                inner.traffic.received += payload.len() as u64;
+                match put {
+                    Ok(()) => {
+                        if let Some(link) = &mut inner.link {
+                            link.inbox.large = payload.len() > DIRECT_MIN;
+                        }
+                        inner.engine.on_payload();
+                        return Ok(payload.len());
+                    }
+                    Err(refusal) => self.turn_down(inner, refusal),
                 }
             }
             Incoming::Payload(destination) => {
@@ -288,7 +308,7 @@ impl Conn {
                             }
                             Err(refusal) => {
                                 self.turn_down(inner, refusal);
-                                return Ok(());
+                                return Ok(0);
                             }
                         }
                     }
@@ -358,7 +378,20 @@ impl Conn {
             }
             Incoming::Refused(refusal) => self.turn_down(inner, refusal),
         }
-        Ok(())
+        Ok(0)
+    }
+
+    /// Puts all payload of a frame into memory that the peer names, unless that is a device's.
+    #[inline]
+    fn put(&self, inner: &mut Inner, rkey: u32, addr: u64, covers: u32, payload: &[u8]) -> Option<Result<(), Refusal>> {
+        if !inner.access.contains(Access::REMOTE_WRITE) {
+            return Some(Err(Refusal::Invalid));
+        }
+        match mem::put(&mut inner.named, rkey, addr, u64::from(covers), self.pd.id(), payload) {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(e) => Some(Err(refusal(e))),
+        }
     }
 
     /// Memory that the peer names. An operation that the QP does not allow is an invalid request, whatever its key;

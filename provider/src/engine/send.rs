@@ -26,8 +26,7 @@ pub(super) struct Filler<'a> {
 
 impl Transmit for Filler<'_> {
     #[inline]
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone> {
-        let mut frame = *frame;
+    fn frame(&mut self, mut frame: Frame, source: Source) -> Result<Handed, SourceGone> {
         match source {
             Source::None => self.batch.control.header(&frame),
             Source::Request { slot, offset } => {
@@ -175,7 +174,7 @@ fn put(queue: &mut Queue, span: &Span, offset: usize, len: usize) -> Result<bool
 pub(super) struct Nowhere;
 
 impl Transmit for Nowhere {
-    fn frame(&mut self, _: &Frame, _: Source) -> Result<Handed, SourceGone> {
+    fn frame(&mut self, _: Frame, _: Source) -> Result<Handed, SourceGone> {
         Err(SourceGone)
     }
 

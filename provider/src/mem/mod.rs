@@ -45,6 +45,24 @@ pub(crate) fn target(
     Region::span(cached(last, rkey)?, addr, len, need, pd)
 }
 
+/// Writes `source` where a peer names `covers` bytes with `rkey`, as [`target`] and [`Span::copy_in`] would. False if
+/// that is a device's, and not written.
+#[inline]
+pub(crate) fn put(
+    last: &mut Option<Arc<Region>>,
+    rkey: u32,
+    addr: u64,
+    covers: u64,
+    pd: PdId,
+    source: &[u8],
+) -> Result<bool, AccessError> {
+    let region = cached(last, rkey)?;
+    if region.is_dmabuf() {
+        return Ok(false);
+    }
+    region.put(addr, covers, Access::REMOTE_WRITE, pd, source).map(|()| true)
+}
+
 /// The region under `key`, which is often the one that was looked up last.
 #[inline]
 fn cached(last: &mut Option<Arc<Region>>, key: u32) -> Result<&Arc<Region>, AccessError> {

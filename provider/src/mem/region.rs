@@ -107,17 +107,48 @@ impl Region {
     /// `len` bytes at `addr`, if range, rights and protection domain allow.
     #[inline]
     pub(crate) fn span(this: &Arc<Region>, addr: u64, len: u64, need: Access, pd: PdId) -> Result<Span, AccessError> {
-        if this.pd != pd || !this.is_live() {
+        let addr = this.locate(addr, len, need, pd)?;
+        Ok(Span { addr, len: len as usize, region: Some(this.clone()) })
+    }
+
+    /// Where they are.
+    #[inline]
+    fn locate(&self, addr: u64, len: u64, need: Access, pd: PdId) -> Result<u64, AccessError> {
+        if self.pd != pd || !self.is_live() {
             return Err(AccessError::NoKey);
         }
-        if !this.access.contains(need) {
+        if !self.access.contains(need) {
             return Err(AccessError::Denied);
         }
-        let offset = addr.checked_sub(this.iova).ok_or(AccessError::OutOfRange)?;
-        if len > this.len || offset > this.len - len {
+        let offset = addr.checked_sub(self.iova).ok_or(AccessError::OutOfRange)?;
+        if len > self.len || offset > self.len - len {
             return Err(AccessError::OutOfRange);
         }
-        Ok(Span { addr: this.addr + offset, len: len as usize, region: Some(this.clone()) })
+        Ok(self.addr + offset)
+    }
+
+    /// Writes `source` at `addr`, the first of `len` bytes that range, rights and protection domain have to allow. See
+    /// [`Span::copy_in`].
+    #[inline]
+    pub(crate) fn put(&self, addr: u64, len: u64, need: Access, pd: PdId, source: &[u8]) -> Result<(), AccessError> {
+        if source.len() as u64 > len {
+            return Err(AccessError::OutOfRange);
+        }
+        let addr = self.locate(addr, len, need, pd)?;
+        self.write(addr, source)
+    }
+
+    /// Writes `source` at `addr`, where it is known to have room.
+    #[inline]
+    fn write(&self, addr: u64, source: &[u8]) -> Result<(), AccessError> {
+        match &self.backing {
+            Backing::Device(device) => device.write(addr, source).map_err(|e| fault(&e))?,
+            Backing::OnDemand => mman::copy_in(addr, source).map_err(|_| AccessError::Fault)?,
+            // SAFETY: `addr..+source.len()` is inside the region (the caller's duty), mapped writable (invariant of
+            // Region).
+            Backing::Pinned => unsafe { publish(addr, source) },
+        }
+        Ok(())
     }
 
     #[inline]
@@ -143,6 +174,16 @@ impl Span {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Makes it `len` bytes at `addr` of `region`, if it is of that already, and they are allowed: to count who shares a
+    /// region takes longer than all else of a small message here.
+    #[inline]
+    pub(crate) fn point(&mut self, region: &Arc<Region>, addr: u64, len: u64, need: Access, pd: PdId) -> bool {
+        let own = self.region.as_ref().filter(|own| Arc::ptr_eq(own, region));
+        let Some(addr) = own.and_then(|own| own.locate(addr, len, need, pd).ok()) else { return false };
+        (self.addr, self.len) = (addr, len as usize);
+        true
     }
 
     #[inline]
@@ -203,14 +244,7 @@ impl Span {
             return Ok(());
         }
         let (addr, region) = self.range(offset, source.len())?;
-        match &region.backing {
-            Backing::Device(device) => device.write(addr, source).map_err(|e| fault(&e))?,
-            Backing::OnDemand => mman::copy_in(addr, source).map_err(|_| AccessError::Fault)?,
-            // SAFETY: `addr..+source.len()` is inside the region (checked by `range`), mapped writable (invariant of
-            // Region).
-            Backing::Pinned => unsafe { publish(addr, source) },
-        }
-        Ok(())
+        region.write(addr, source)
     }
 
     /// Appends `len` bytes from `offset` to `target`.

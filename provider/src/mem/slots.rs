@@ -76,6 +76,14 @@ impl SlotRing {
     /// The first element that is not allowed.
     #[inline]
     pub(crate) fn resolve(&mut self, slot: usize, sges: &[Sge], pd: PdId, need: Access) -> Result<(), AccessError> {
+        if let [sge] = sges
+            && sge.length != 0
+            && let Some(Slot { memory: Memory::One(span), fault: None }) = self.slots.get_mut(slot)
+            && let Ok(region) = cached(&mut self.last, sge.lkey)
+            && span.point(region, sge.addr, u64::from(sge.length), need, pd)
+        {
+            return Ok(());
+        }
         let result = match sges {
             [] => Ok(Memory::None),
             [sge] => self.span(sge, pd, need).map(Memory::One),
@@ -276,6 +284,30 @@ mod tests {
             }
         }
         assert_eq!(ring.copy_out(2, 20, 3, &mut Vec::new()), Err(AccessError::OutOfRange));
+    }
+
+    #[test]
+    fn a_slot_that_names_one_region_again_and_again_is_checked_each_time() {
+        let (mut first, mut second): (Vec<u8>, Vec<u8>) = ((0..100).collect(), (100..200).collect());
+        let (first, second) = (region(&mut first, Access::LOCAL_WRITE), region(&mut second, Access::empty()));
+        let mut ring = SlotRing::new(1);
+        let read = |ring: &mut SlotRing, sge: Sge, need| {
+            let mut out = Vec::new();
+            ring.resolve(0, &[sge], PD, need)?;
+            ring.copy_out(0, 0, sge.length, &mut out).map(|()| out)
+        };
+        let (none, write) = (Access::empty(), Access::LOCAL_WRITE);
+        assert_eq!(read(&mut ring, sge(&first, 1, 2), write), Ok(vec![1, 2]));
+        assert_eq!(read(&mut ring, sge(&first, 97, 3), write), Ok(vec![97, 98, 99]));
+        assert_eq!(read(&mut ring, sge(&first, 98, 3), write), Err(AccessError::OutOfRange));
+        assert!(ring.copy_out(0, 0, 1, &mut Vec::new()).is_err(), "a bad request names what the one before named");
+        assert_eq!(read(&mut ring, sge(&second, 1, 1), none), Ok(vec![101]));
+        assert_eq!(read(&mut ring, sge(&second, 1, 1), write), Err(AccessError::Denied));
+        assert_eq!(read(&mut ring, sge(&first, 0, 1), none), Ok(vec![0]));
+        assert!(ring.resolve(0, &[sge(&first, 0, 1)], PdId(8), none).is_err());
+        first.revoke();
+        assert!(ring.resolve(0, &[sge(&first, 0, 1)], PD, none).is_err());
+        assert_eq!(read(&mut ring, sge(&second, 0, 1), none), Ok(vec![100]));
     }
 
     #[test]

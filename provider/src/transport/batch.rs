@@ -226,8 +226,7 @@ impl Queue {
         if self.stage.capacity() == 0 {
             self.stage.reserve_exact(STAGE);
         }
-        let (bytes, len) = frame.encode();
-        self.stage.extend_from_slice(&bytes[..len]);
+        frame.append(&mut self.stage);
     }
 
     /// The stage, to append copied payload to; [`Queue::seal`] comes behind that.

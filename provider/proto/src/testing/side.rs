@@ -405,7 +405,7 @@ struct Sink<'a> {
 }
 
 impl Transmit for Sink<'_> {
-    fn frame(&mut self, frame: &Frame, source: Source) -> Result<Handed, SourceGone> {
+    fn frame(&mut self, frame: Frame, source: Source) -> Result<Handed, SourceGone> {
         let mut payload = Vec::new();
         let (pieces, need): (Vec<Sge>, Access) = match source {
             Source::None => (Vec::new(), Access::empty()),
@@ -422,7 +422,7 @@ impl Transmit for Sink<'_> {
         }
         assert_eq!(payload.len(), frame.len as usize, "a frame with less payload than it says");
         let by_lane = !payload.is_empty() && self.lane.as_mut().is_some_and(|rng| rng.one_in(2));
-        let (header, len) = Frame { lane: if by_lane { LANE } else { frame.lane }, ..*frame }.encode();
+        let (header, len) = Frame { lane: if by_lane { LANE } else { frame.lane }, ..frame }.encode();
         self.out.extend(&header[..len]);
         if !by_lane {
             self.out.extend(&payload);
@@ -447,7 +447,7 @@ impl Transmit for Sink<'_> {
 struct Nowhere;
 
 impl Transmit for Nowhere {
-    fn frame(&mut self, _: &Frame, _: Source) -> Result<Handed, SourceGone> {
+    fn frame(&mut self, _: Frame, _: Source) -> Result<Handed, SourceGone> {
         Err(SourceGone)
     }
 
