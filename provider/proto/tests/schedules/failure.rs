@@ -15,6 +15,16 @@ fn a_qp_connected_to_itself_hears_why_it_refused_itself() {
 }
 
 #[test]
+fn a_qp_connected_to_itself_does_not_blame_a_read_for_the_write_behind_it() {
+    let mut net = paired(Setup { looped: true, ..Setup::default() });
+    let target = net.a.target(16);
+    net.a.send(0, SendOp::Read(at(target)), &[0; 8]);
+    net.a.send(1, SendOp::Write(Remote { rkey: 0, ..at(target) }), b"bad");
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, WrFlush), (1, WrFlush)]);
+}
+
+#[test]
 fn a_write_with_a_gap_breaks_the_protocol() {
     let mut net = Pair::seeded(3);
     let target = net.a.target(64);
