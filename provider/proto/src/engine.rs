@@ -108,7 +108,7 @@ pub struct SourceGone;
 /// What became of the memory that a frame's payload comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Handed {
-    /// Its owner may have it back when the request is executed.
+    /// Its owner may have it back when the request is executed, and the frame is sent ([`Engine::on_flushed`]).
     Over,
     /// The driver, or the kernel, still reads it: the request does not complete before [`Engine::release`].
     Lent,
@@ -442,8 +442,8 @@ impl Engine {
         self.notes.push_back(note);
     }
 
-    /// All that [`transmit`](Self::transmit) has handed over so far has been sent. Before, a request of it does not succeed,
-    /// whatever the peer says, unless [it is over](Self::is_over).
+    /// All that [`transmit`](Self::transmit) has handed over so far has been sent, or copied. Before, a request of it does not
+    /// succeed, whatever the peer says, unless [it is over](Self::is_over).
     pub fn on_flushed(&mut self) {
         self.requester.on_flushed();
     }
@@ -720,6 +720,14 @@ impl Engine {
         self.state = State::Failed;
         self.current = None;
         self.request_fault = status;
+    }
+
+    /// Whether the peer acknowledges all requests, but not all of them are known to be sent: it lies, or what goes out behind
+    /// them is held up, nobody knows for how long.
+    #[inline]
+    #[must_use]
+    pub fn is_only_unflushed(&self) -> bool {
+        self.requester.is_only_unflushed()
     }
 
     /// Whether it has failed, or its peer has gone: requests end, whatever of them is still to be sent.

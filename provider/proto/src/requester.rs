@@ -355,6 +355,12 @@ impl Requester {
         self.out = self.sent;
     }
 
+    /// Whether nothing but what the driver has not sent keeps requests from being retired.
+    #[inline]
+    pub(crate) fn is_only_unflushed(&self) -> bool {
+        self.out != self.sent && self.all_executed()
+    }
+
     /// Whether the peer has executed a request that is out; what happens here counts as executed.
     fn is_acked(&self, sent: &Sent) -> bool {
         matches!(sent.request.op, SendOp::LocalInv(_)) || has_reached(self.acked, sent.seq)
@@ -432,16 +438,16 @@ impl Requester {
         }
     }
 
-    /// Retires the next executed request whose memory is free, or also one of which something is still to be sent, or whose
-    /// memory is lent; `None` for one that asked for no completion.
+    /// Retires the next executed request whose memory is free; if all is `over`, also one of which something is still to be
+    /// sent, or whose memory is lent. `None` for one that asked for no completion.
     #[inline]
-    pub(crate) fn retire(&mut self, qpn: u32, lent_too: bool) -> Option<Option<Completion>> {
+    pub(crate) fn retire(&mut self, qpn: u32, over: bool) -> Option<Option<Completion>> {
         let head = self.queue.front()?;
         let local = matches!(head.request.op, SendOp::LocalInv(_));
         let answered = head.done || !(local || head.request.op.has_response());
         // A peer that acknowledges what has not come yet has it sent nevertheless, from memory that is not the program's
         // again before.
-        let free = lent_too || (head.lent == 0 && (local || has_reached(self.out, head.seq)));
+        let free = over || (head.lent == 0 && (local || has_reached(self.out, head.seq)));
         let executed = self.next > 0 && answered && free && self.is_acked(head);
         if !executed {
             return None;

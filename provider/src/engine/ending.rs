@@ -11,6 +11,7 @@ use super::send::Nowhere;
 use crate::mem::Region;
 use crate::object::{AsyncEvent, Status};
 use crate::sys::cancel::Uncancelled;
+use crate::transport::Batch;
 
 impl Conn {
     /// Both directions of the stream have ended, and it is not being read because a lane is waited for.
@@ -42,6 +43,8 @@ impl Conn {
         if inner.engine.is_over() && inner.keep_unsent(None).is_err() {
             // Half a frame is out, and the rest is not there any more.
             self.lose(inner);
+        } else if inner.engine.is_only_unflushed() && inner.keep_host().is_ok() {
+            inner.engine.on_flushed();
         }
         if inner.phase == Phase::Gone {
             return;
@@ -108,11 +111,21 @@ impl Inner {
     /// What is to be sent from memory that is the program's again, that of `region` or all, is copied. What will not be
     /// sent, because the peer named what is no longer registered, is left to the next flush.
     fn keep_unsent(&mut self, region: Option<&Region>) -> io::Result<()> {
-        let Some(link) = self.link.as_mut().filter(|link| !link.broken) else { return Ok(()) };
-        let Some(batch) = link.batch.as_mut().filter(|batch| batch.is_live()) else { return Ok(()) };
-        match region {
-            Some(region) => batch.keep_of(region),
-            None => batch.keep(),
+        match (self.waiting_batch(), region) {
+            (Some(batch), Some(region)) => batch.keep_of(region),
+            (Some(batch), None) => batch.keep(),
+            (None, _) => Ok(()),
         }
+    }
+
+    /// What is to be sent from memory of the program is copied.
+    fn keep_host(&mut self) -> io::Result<()> {
+        self.waiting_batch().map_or(Ok(()), Batch::keep_host)
+    }
+
+    /// What will still be sent.
+    fn waiting_batch(&mut self) -> Option<&mut Batch> {
+        let link = self.link.as_mut().filter(|link| !link.broken)?;
+        link.batch.as_deref_mut().filter(|batch| batch.is_live())
     }
 }

@@ -278,25 +278,24 @@ impl Conn {
                     self.discard(inner);
                 }
             }
-            Incoming::Payload(Destination::Memory { addr, rkey, covers })
-                if frame.lane == IN_BAND
+            Incoming::Payload(destination) => {
+                if let Destination::Memory { addr, rkey, covers } = destination
+                    && frame.lane == IN_BAND
                     && frame.len > 0
                     && let Some(payload) = behind.get(..frame.len as usize)
-                    && let Some(put) = self.put(inner, rkey, addr, covers, payload) =>
-            {
-                inner.traffic.received += payload.len() as u64;
-                match put {
-                    Ok(()) => {
-                        if let Some(link) = &mut inner.link {
-                            link.inbox.large = payload.len() > DIRECT_MIN;
-                        }
-                        inner.engine.on_payload();
-                        return Ok(payload.len());
+                    && let Some(put) = self.put(inner, rkey, addr, covers, payload)
+                {
+                    if let Err(refusal) = put {
+                        self.turn_down(inner, refusal);
+                        return Ok(0);
                     }
-                    Err(refusal) => self.turn_down(inner, refusal),
+                    inner.traffic.received += payload.len() as u64;
+                    if let Some(link) = &mut inner.link {
+                        link.inbox.large = payload.len() > DIRECT_MIN;
+                    }
+                    inner.engine.on_payload();
+                    return Ok(payload.len());
                 }
-            }
-            Incoming::Payload(destination) => {
                 let to = match destination {
                     Destination::Memory { addr, rkey, covers } => {
                         match self.target(inner, rkey, addr, covers, Access::REMOTE_WRITE) {

@@ -60,7 +60,7 @@ pub(crate) fn put(
     if region.is_dmabuf() {
         return Ok(false);
     }
-    region.put(addr, covers, Access::REMOTE_WRITE, pd, source).map(|()| true)
+    region.put(addr, covers, pd, source).map(|()| true)
 }
 
 /// The region under `key`, which is often the one that was looked up last.

@@ -127,25 +127,31 @@ impl Region {
         Ok(self.addr + offset)
     }
 
-    /// Writes `source` at `addr`, the first of `len` bytes that range, rights and protection domain have to allow. See
-    /// [`Span::copy_in`].
+    /// Writes what a peer sends at `addr`, the first of `len` bytes that range, rights and protection domain have to allow;
+    /// see [`Span::copy_in`].
     #[inline]
-    pub(crate) fn put(&self, addr: u64, len: u64, need: Access, pd: PdId, source: &[u8]) -> Result<(), AccessError> {
+    pub(crate) fn put(&self, addr: u64, len: u64, pd: PdId, source: &[u8]) -> Result<(), AccessError> {
         if source.len() as u64 > len {
             return Err(AccessError::OutOfRange);
         }
-        let addr = self.locate(addr, len, need, pd)?;
-        self.write(addr, source)
+        let addr = self.locate(addr, len, Access::REMOTE_WRITE, pd)?;
+        // SAFETY: `locate` has found `len` bytes at `addr`, and there are no more of them.
+        unsafe { self.write(addr, source) }
     }
 
-    /// Writes `source` at `addr`, where it is known to have room.
+    /// Writes `source` at `addr`.
+    ///
+    /// # Safety
+    /// `addr..+source.len()` is inside the region.
     #[inline]
-    fn write(&self, addr: u64, source: &[u8]) -> Result<(), AccessError> {
+    unsafe fn write(&self, addr: u64, source: &[u8]) -> Result<(), AccessError> {
+        if source.is_empty() {
+            return Ok(());
+        }
         match &self.backing {
             Backing::Device(device) => device.write(addr, source).map_err(|e| fault(&e))?,
             Backing::OnDemand => mman::copy_in(addr, source).map_err(|_| AccessError::Fault)?,
-            // SAFETY: `addr..+source.len()` is inside the region (the caller's duty), mapped writable (invariant of
-            // Region).
+            // SAFETY: inside the region (the caller's duty), mapped writable (invariant of Region).
             Backing::Pinned => unsafe { publish(addr, source) },
         }
         Ok(())
@@ -244,7 +250,8 @@ impl Span {
             return Ok(());
         }
         let (addr, region) = self.range(offset, source.len())?;
-        region.write(addr, source)
+        // SAFETY: inside the region: checked by `range`.
+        unsafe { region.write(addr, source) }
     }
 
     /// Appends `len` bytes from `offset` to `target`.

@@ -170,6 +170,13 @@ impl Batch {
         Ok(())
     }
 
+    /// The same for what lies in memory of the program alone.
+    pub(crate) fn keep_host(&mut self) -> io::Result<()> {
+        let of_host = |segment: &Segment| matches!(segment, Segment::Memory(_));
+        self.control.keep(of_host)?;
+        self.lane.keep(of_host)
+    }
+
     /// The same for what lies in `region` alone.
     ///
     /// # Errors
@@ -504,5 +511,26 @@ mod tests {
         assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked);
         second.revoke();
         assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Revoked);
+    }
+
+    #[test]
+    fn what_has_been_kept_is_sent_as_it_was() {
+        let mut bytes = vec![1; 16 << 20];
+        let whole = region(&mut bytes);
+        let (ours, theirs) = socket::pair().unwrap();
+        let mut notices = Notices::default();
+        let mut outlet = Outlet { socket: ours.as_fd(), notices: &mut notices, wait: Wait::Nothing };
+        let mut batch = Batch::default();
+        answer(&mut batch, &whole);
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked);
+        batch.keep_host().unwrap();
+        bytes.fill(2);
+        let (mut came, mut buffer) = (0, vec![0; 1 << 20]);
+        while came < bytes.len() {
+            batch.flush(&mut outlet, None).unwrap();
+            let n = socket::recv(theirs.as_fd(), &mut buffer).unwrap();
+            assert!(buffer[..n].iter().all(|&byte| byte == 1));
+            came += n;
+        }
     }
 }

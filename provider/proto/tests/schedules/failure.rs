@@ -50,7 +50,7 @@ fn what_is_acknowledged_before_it_is_sent_completes_when_it_is() {
     net.a.transmit(usize::MAX);
     net.a.receive(&early[..HEADER_LEN]);
     assert_eq!(net.a.statuses(), [], "its memory would be the program's again");
-    assert!(net.a.fatal.is_none());
+    assert!(net.a.fatal.is_none() && net.a.engine.is_only_unflushed());
     net.a.holds = false;
     net.a.transmit(usize::MAX);
     assert_eq!(net.a.statuses(), [(0, Success)]);
