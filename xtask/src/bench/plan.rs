@@ -122,6 +122,7 @@ pub fn rows() -> Vec<Row> {
             ours("ib_write_bw"),
             vec![
                 Wanted { name: "raw", peer: raw("bandwidth"), bound: Bound::AtLeast(0.9) },
+                Wanted { name: "raw, 16 a call", peer: raw(SIXTEEN_LARGE), bound: Bound::Shown },
                 ucx("ucp_put_bw", Bound::AtLeast(1.0)),
                 Wanted {
                     name: "UCX, buffer written",
@@ -153,12 +154,12 @@ pub fn rows() -> Vec<Row> {
             ucx("ucp_put_bw", Bound::AtLeast(4.0)),
         ],
     ));
-    let one_by_one = Peer::Ours { program: "ib_write_bw", options: "-t 128 -l 1", queue_pairs: 1 };
+    let one_by_one = || Peer::Ours { program: "ib_write_bw", options: "-t 128 -l 1", queue_pairs: 1 };
     rows.push(row(
         "writes/s",
         64,
         Which::Messages,
-        one_by_one,
+        one_by_one(),
         vec![
             Wanted { name: "raw", peer: raw("bandwidth"), bound: Bound::Shown },
             Wanted { name: "raw, 64 a call", peer: raw(SIXTY_FOUR), bound: Bound::AtLeast(0.3) },
@@ -166,6 +167,13 @@ pub fn rows() -> Vec<Row> {
         ],
     ));
     for program in ["ib_send_bw", "ib_read_bw"] {
+        rows.push(row(
+            program,
+            64,
+            Which::Messages,
+            ours(program),
+            vec![Wanted { name: "our write", peer: one_by_one(), bound: Bound::AtLeast(0.85) }],
+        ));
         for size in [4096, 65536, 1 << 20, 8 << 20] {
             rows.push(row(
                 program,
@@ -178,8 +186,12 @@ pub fn rows() -> Vec<Row> {
     }
     for size in [1 << 20, 65536] {
         let ours = Peer::OursProcessor { program: "ib_write_bw" };
-        let blocking = Wanted { name: "blocking raw", peer: raw("bandwidth --blocking"), bound: Bound::AtMost(1.25) };
-        rows.push(row("processor time of writes", size, Which::Processor, ours, vec![blocking]));
+        let blocking = |name, words, bound| Wanted { name, peer: raw(words), bound };
+        let against = vec![
+            blocking("blocking raw", "bandwidth --blocking", Bound::AtMost(1.25)),
+            blocking("blocking raw, 16 a call", "bandwidth --blocking --batch=16", Bound::Shown),
+        ];
+        rows.push(row("processor time of writes", size, Which::Processor, ours, against));
     }
     let many = |queue_pairs| Peer::Ours { program: "ib_write_bw", options: "-t 16", queue_pairs };
     rows.push(row(
