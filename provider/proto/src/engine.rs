@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use crate::Tick;
 use crate::frame::{DecodeError, Flags, Frame, Op};
 use crate::hello::Hello;
+use crate::lane::Note;
 use crate::requester::{Emitted, Requester};
 use crate::responder::{Destination, Responder};
 use crate::work::{AtomicOp, Completion, Request, Status, Window};
@@ -114,27 +115,6 @@ pub enum Handed {
     Lent,
 }
 
-/// What the two drivers say to each other about their lanes (WIRE §8).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Note {
-    /// Payload is wanted on a lane.
-    Offer {
-        /// The TCP port to connect to.
-        port: u16,
-        /// For the memory under this key; 0: for receives.
-        rkey: u32,
-        /// What the lane begins with stands for this.
-        challenge: u64,
-    },
-    /// The port that was offered has been connected to.
-    Open {
-        /// From this port.
-        from: u16,
-    },
-    /// The lane may be used.
-    Ready,
-}
-
 /// What the driver offers to [`Engine::transmit`].
 pub trait Transmit {
     /// Queues a header and `frame.len` bytes from `source`, or nothing at all. The driver may choose the frame's lane,
@@ -211,29 +191,6 @@ enum State {
     Lost,
     /// Failed or closed: everything is flushed.
     Failed,
-}
-
-impl Note {
-    fn frame(self, ack: u32, credit: u32) -> Frame {
-        let (op, addr, rkey, imm) = match self {
-            Note::Offer { port, rkey, challenge } => (Op::LaneOffer, challenge, rkey, u32::from(port)),
-            Note::Open { from } => (Op::LaneOpen, 0, 0, u32::from(from)),
-            Note::Ready => (Op::LaneReady, 0, 0, 0),
-        };
-        Frame { addr, rkey, imm, ack, credit, ..Frame::new(op) }
-    }
-
-    fn of(frame: &Frame) -> Result<Note, Fatal> {
-        let port = || match u16::try_from(frame.imm) {
-            Ok(port) if port != 0 => Ok(port),
-            _ => Err(Fatal::Sequence("names a port that is none")),
-        };
-        Ok(match frame.op {
-            Op::LaneOffer => Note::Offer { port: port()?, rkey: frame.rkey, challenge: frame.addr },
-            Op::LaneOpen => Note::Open { from: port()? },
-            _ => Note::Ready,
-        })
-    }
 }
 
 /// What of a frame still matters when its payload has come.

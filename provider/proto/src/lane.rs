@@ -1,4 +1,54 @@
-//! What a lane begins with (WIRE §8.2).
+//! Lanes (WIRE §8): what the drivers say of them, and what one begins with.
+
+use crate::engine::Fatal;
+use crate::frame::{Frame, Op};
+
+/// What the two drivers say to each other about their lanes (WIRE §8).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Note {
+    /// Payload is wanted on a lane.
+    Offer {
+        /// The TCP port to connect to.
+        port: u16,
+        /// For the memory under this key; 0: for receives.
+        rkey: u32,
+        /// What the lane begins with stands for this.
+        challenge: u64,
+    },
+    /// The port that was offered has been connected to.
+    Open {
+        /// From this port.
+        from: u16,
+    },
+    /// The lane may be used.
+    Ready,
+}
+
+impl Note {
+    /// As a frame.
+    pub(crate) fn frame(self, ack: u32, credit: u32) -> Frame {
+        let (op, addr, rkey, imm) = match self {
+            Note::Offer { port, rkey, challenge } => (Op::LaneOffer, challenge, rkey, u32::from(port)),
+            Note::Open { from } => (Op::LaneOpen, 0, 0, u32::from(from)),
+            Note::Ready => (Op::LaneReady, 0, 0, 0),
+        };
+        Frame { addr, rkey, imm, ack, credit, ..Frame::new(op) }
+    }
+
+    /// # Errors
+    /// A port that is none.
+    pub(crate) fn of(frame: &Frame) -> Result<Note, Fatal> {
+        let port = || match u16::try_from(frame.imm) {
+            Ok(port) if port != 0 => Ok(port),
+            _ => Err(Fatal::Sequence("names a port that is none")),
+        };
+        Ok(match frame.op {
+            Op::LaneOffer => Note::Offer { port: port()?, rkey: frame.rkey, challenge: frame.addr },
+            Op::LaneOpen => Note::Open { from: port()? },
+            _ => Note::Ready,
+        })
+    }
+}
 
 /// Bytes with which a lane begins, so that its receiver sees where they come.
 pub const PROBE_LEN: usize = 4096;

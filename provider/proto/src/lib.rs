@@ -20,10 +20,10 @@ mod responder;
 pub mod testing;
 mod work;
 
-pub use engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Note, Refusal, Source, SourceGone, Timing, Transmit};
+pub use engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Refusal, Source, SourceGone, Timing, Transmit};
 pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, IN_BAND, LANE, MAX_CHUNK, MAX_HEADER_LEN, Op};
 pub use hello::{HELLO_LEN, Hello, HelloError, Verdict, rnr_timer};
-pub use lane::{PROBE_LEN, probe};
+pub use lane::{Note, PROBE_LEN, probe};
 pub use responder::Destination;
 pub use work::{
     Access, AtomicOp, Completion, Extra, Remote, Request, SendFlags, SendOp, Status, WcOpcode, Window, slots,

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use super::memory::{Denied, Memory, Sge, slice};
 use super::rng::Rng;
-use crate::engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Note, Refusal, Source, SourceGone, Transmit};
+use crate::engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Refusal, Source, SourceGone, Transmit};
 use crate::frame::{Flags, Frame, LANE};
+use crate::lane::Note;
 use crate::responder::Destination;
 use crate::work::{Access, AtomicOp, Completion, Request, SendFlags, SendOp, Status, slots};
 
