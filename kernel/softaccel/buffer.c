@@ -94,15 +94,23 @@ int softaccel_alloc(struct softaccel *accel, u64 size)
 	unsigned long addr;
 	int err, fd;
 
-	if (!size || !IS_ALIGNED(size, PAGE_SIZE))
+	if (!size || !IS_ALIGNED(size, PAGE_SIZE)) {
+		softaccel_say(accel, "%llu bytes are not a multiple of %lu",
+			      size, PAGE_SIZE);
 		return -EINVAL;
-	if (size > accel->size)
+	}
+	if (size > accel->size) {
+		softaccel_say(accel, "no room for %llu bytes in %zu", size,
+			      accel->size);
 		return -ENOMEM;
+	}
 	buffer = kzalloc_obj(*buffer);
 	if (!buffer)
 		return -ENOMEM;
 	addr = gen_pool_alloc(accel->pool, size);
 	if (!addr) {
+		softaccel_say(accel, "no room for %llu bytes, %zu are free",
+			      size, gen_pool_avail(accel->pool));
 		err = -ENOMEM;
 		goto err_free;
 	}

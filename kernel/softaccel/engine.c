@@ -28,9 +28,14 @@ struct softaccel_job {
 	unsigned int count;
 };
 
-static bool softaccel_inside(struct dma_buf *dmabuf, u64 offset, u64 len)
+static bool softaccel_inside(struct softaccel *accel, struct dma_buf *dmabuf,
+			     u64 offset, u64 len)
 {
-	return !dmabuf || (len <= dmabuf->size && offset <= dmabuf->size - len);
+	if (!dmabuf || (len <= dmabuf->size && offset <= dmabuf->size - len))
+		return true;
+	softaccel_say(accel, "%llu bytes at %llu are not inside %zu", len,
+		      offset, dmabuf->size);
+	return false;
 }
 
 static int softaccel_step(struct softaccel_job *job, u64 src, u64 dst, size_t n)
@@ -141,9 +146,12 @@ static int softaccel_end(struct softaccel *accel, int fd, struct dma_buf **end)
 	if (fd == SOFTACCEL_HOST)
 		return 0;
 	dmabuf = dma_buf_get(fd);
-	if (IS_ERR(dmabuf))
+	if (IS_ERR(dmabuf)) {
+		softaccel_say(accel, "descriptor %d is no dma-buf", fd);
 		return PTR_ERR(dmabuf);
+	}
 	if (!softaccel_buffer(accel, dmabuf)) {
+		softaccel_say(accel, "dma-buf %d is another device's", fd);
 		dma_buf_put(dmabuf);
 		return -EINVAL;
 	}
@@ -154,17 +162,20 @@ static int softaccel_end(struct softaccel *accel, int fd, struct dma_buf **end)
 static int softaccel_job_fill(struct softaccel_job *job,
 			      const struct softaccel_copy *copy)
 {
+	struct softaccel *accel = job->accel;
 	unsigned int i;
 	int err;
 
-	err = softaccel_end(job->accel, copy->src_fd, &job->src);
+	err = softaccel_end(accel, copy->src_fd, &job->src);
 	if (err)
 		return err;
-	err = softaccel_end(job->accel, copy->dst_fd, &job->dst);
+	err = softaccel_end(accel, copy->dst_fd, &job->dst);
 	if (err)
 		return err;
-	if (!job->src && !job->dst)
+	if (!job->src && !job->dst) {
+		softaccel_say(accel, "a copy without a dma-buf");
 		return -EINVAL;
+	}
 
 	job->segments = vmemdup_array_user(u64_to_user_ptr(copy->segments),
 					   copy->count,
@@ -178,17 +189,21 @@ static int softaccel_job_fill(struct softaccel_job *job,
 	for (i = 0; i < job->count; i++) {
 		const struct softaccel_segment *s = &job->segments[i];
 
-		if (!softaccel_inside(job->src, s->src, s->len) ||
-		    !softaccel_inside(job->dst, s->dst, s->len))
+		if (!softaccel_inside(accel, job->src, s->src, s->len) ||
+		    !softaccel_inside(accel, job->dst, s->dst, s->len))
 			return -EINVAL;
 	}
 
 	if (copy->event_fd < 0)
 		return 0;
-	if (!job->src || !job->dst)
+	if (!job->src || !job->dst) {
+		softaccel_say(accel, "an eventfd, and no dma-buf at one end");
 		return -EINVAL;
+	}
 	job->done = eventfd_ctx_fdget(copy->event_fd);
 	if (IS_ERR(job->done)) {
+		softaccel_say(accel, "descriptor %d is no eventfd",
+			      copy->event_fd);
 		err = PTR_ERR(job->done);
 		job->done = NULL;
 		return err;
@@ -201,10 +216,16 @@ int softaccel_copy(struct softaccel *accel, const struct softaccel_copy *copy)
 	struct softaccel_job *job;
 	int err;
 
-	if (copy->count > SOFTACCEL_SEGMENTS_MAX)
+	if (copy->count > SOFTACCEL_SEGMENTS_MAX) {
+		softaccel_say(accel, "%u segments, %u at most", copy->count,
+			      SOFTACCEL_SEGMENTS_MAX);
 		return -E2BIG;
-	if (!copy->count || copy->event_fd < -1)
+	}
+	if (!copy->count || copy->event_fd < -1) {
+		softaccel_say(accel, "%u segments, eventfd %d", copy->count,
+			      copy->event_fd);
 		return -EINVAL;
+	}
 	job = kzalloc_obj(*job);
 	if (!job)
 		return -ENOMEM;
@@ -233,9 +254,11 @@ int softaccel_sum(struct softaccel *accel, struct softaccel_sum *sum)
 	err = softaccel_end(accel, sum->fd, &dmabuf);
 	if (err)
 		return err;
-	if (!dmabuf)
+	if (!dmabuf) {
+		softaccel_say(accel, "sums are of dma-bufs");
 		return -EINVAL;
-	if (!softaccel_inside(dmabuf, sum->offset, sum->len)) {
+	}
+	if (!softaccel_inside(accel, dmabuf, sum->offset, sum->len)) {
 		err = -EINVAL;
 		goto out_put;
 	}

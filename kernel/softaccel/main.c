@@ -70,8 +70,10 @@ static long softaccel_do_alloc(struct softaccel *accel, void __user *arg)
 
 	if (copy_from_user(&alloc, arg, sizeof(alloc)))
 		return -EFAULT;
-	if (alloc.reserved)
+	if (alloc.reserved) {
+		softaccel_say(accel, "reserved must be 0");
 		return -EINVAL;
+	}
 	fd = softaccel_alloc(accel, alloc.size);
 	if (fd < 0)
 		return fd;
@@ -118,6 +120,9 @@ static long softaccel_ioctl(struct file *file, unsigned int cmd,
 	case SOFTACCEL_SUM:
 		return softaccel_do_sum(accel, user);
 	default:
+		if (_IOC_TYPE(cmd) == _IOC_TYPE(SOFTACCEL_INFO))
+			softaccel_say(accel, "no call %u with %u bytes",
+				      _IOC_NR(cmd), _IOC_SIZE(cmd));
 		return -ENOTTY;
 	}
 }

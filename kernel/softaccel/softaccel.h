@@ -35,6 +35,11 @@ struct softaccel_buffer {
 	size_t size;
 };
 
+/* Why a call is refused. */
+#define softaccel_say(accel, fmt, ...)					\
+	pr_notice_ratelimited("%s: " fmt "\n", (accel)->misc.name,	\
+			      ##__VA_ARGS__)
+
 void softaccel_put(struct softaccel *accel);
 
 /* buffer.c */

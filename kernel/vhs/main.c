@@ -145,8 +145,12 @@ static int vhs_pair_add(void)
 	mutex_lock(&vhs_pairs_lock);
 	err = xa_alloc(&vhs_pairs, &id, NULL, XA_LIMIT(0, VHS_PAIRS_MAX - 1),
 		       GFP_KERNEL);
-	if (err)
+	if (err) {
+		if (err == -EBUSY)
+			pr_err("vhs: there are %u pairs, the most\n",
+			       VHS_PAIRS_MAX);
 		goto out_unlock;
+	}
 	pdev = platform_device_register_simple("vhs", id, NULL, 0);
 	err = PTR_ERR_OR_ZERO(pdev);
 	if (err)
@@ -184,8 +188,10 @@ static ssize_t new_pair_store(struct device_driver *driver, const char *buf,
 {
 	int err;
 
-	if (!sysfs_streq(buf, "1"))
+	if (!sysfs_streq(buf, "1")) {
+		pr_err("vhs: new_pair takes a 1\n");
 		return -EINVAL;
+	}
 	err = vhs_pair_add();
 	return err ? err : count;
 }
@@ -198,11 +204,13 @@ static ssize_t del_pair_store(struct device_driver *driver, const char *buf,
 	int err;
 
 	err = kstrtouint(buf, 0, &id);
-	if (err)
+	if (err) {
+		pr_err("vhs: del_pair takes the number of a pair\n");
 		return err;
-	if (id >= VHS_PAIRS_MAX)
-		return -ENODEV;
-	err = vhs_pair_del(id);
+	}
+	err = id < VHS_PAIRS_MAX ? vhs_pair_del(id) : -ENODEV;
+	if (err)
+		pr_err("vhs: there is no pair %u\n", id);
 	return err ? err : count;
 }
 static DRIVER_ATTR_WO(del_pair);

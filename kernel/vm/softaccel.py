@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import select
@@ -15,6 +16,7 @@ import time
 
 HOST = -1
 PAGE = 4096
+UDMABUF_CREATE = 0x40187542
 RATE = "/sys/module/softaccel/parameters/rate"
 
 
@@ -53,6 +55,17 @@ def crc(fd, offset, length):
     return call(READ | WRITE, 3, SUM, offset, length, fd, 0)[3]
 
 
+def lent(size):
+    """Memory of another device's: a udmabuf."""
+    memory = os.memfd_create("lent", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, size)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with open("/dev/udmabuf", "r+b", buffering=0) as lender:
+        fd = fcntl.ioctl(lender, UDMABUF_CREATE, bytearray(struct.pack("=IIQQ", memory, 0, 0, size)))
+    os.close(memory)
+    return fd
+
+
 def put(fd, at, data):
     memory = ctypes.create_string_buffer(data, len(data))
     copy(HOST, fd, (ctypes.addressof(memory), at, len(data)))
@@ -64,30 +77,49 @@ def get(fd, at, length):
     return memory.raw
 
 
+@functools.cache
+def log():
+    """The kernel's, which not every user of this file may read."""
+    return os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+
+def logged():
+    """What the kernel has logged since this was last asked."""
+    lines = []
+    while True:
+        try:
+            lines.append(os.read(log(), 8192).decode())
+        except BlockingIOError:
+            return "".join(lines)
+
+
 @contextlib.contextmanager
-def refused(wanted):
+def refused(wanted, why=None):
+    logged()
     try:
         yield
     except OSError as error:
         assert error.errno == wanted, f"{errno.errorcode[error.errno]} and not {errno.errorcode[wanted]}"
     else:
         raise AssertionError(f"not refused with {errno.errorcode[wanted]}")
+    if why is not None:
+        assert f"softaccel0: {why}\n" in logged(), f"the log does not say: {why}"
 
 
 def test_allocation():
     size = info()["size"]
     for bad in 0, 1, PAGE - 1, PAGE + 1:
-        with refused(errno.EINVAL):
+        with refused(errno.EINVAL, f"{bad} bytes are not a multiple of {PAGE}"):
             alloc(bad)
-    with refused(errno.EINVAL):
+    with refused(errno.EINVAL, "reserved must be 0"):
         alloc(PAGE, reserved=1)
     for large in size + PAGE, 1 << 63:
-        with refused(errno.ENOMEM):
+        with refused(errno.ENOMEM, f"no room for {large} bytes in {size}"):
             alloc(large)
     assert info()["free"] == size
     everything = alloc(size)
     assert info()["free"] == 0
-    with refused(errno.ENOMEM):
+    with refused(errno.ENOMEM, f"no room for {PAGE} bytes, 0 are free"):
         alloc(PAGE)
     put(everything, size - 3, b"end")
     os.close(everything)
@@ -125,35 +157,50 @@ def test_copies():
 def test_refused_copies():
     fd, other = alloc(PAGE), os.open("/dev/null", os.O_RDWR)
     put(fd, 0, b"kept")
-    for outside in (1, 0, PAGE), (0, 1, PAGE), (PAGE + 1, 0, 0), (0, 0, 1 << 63), ((1 << 64) - 1, 0, 2):
-        with refused(errno.EINVAL):
+    for outside, at in (
+        ((1, 0, PAGE), 1),
+        ((0, 1, PAGE), 1),
+        ((PAGE + 1, 0, 0), PAGE + 1),
+        ((0, 0, 1 << 63), 0),
+        (((1 << 64) - 1, 0, 2), (1 << 64) - 1),
+    ):
+        with refused(errno.EINVAL, f"{outside[2]} bytes at {at} are not inside {PAGE}"):
             copy(fd, fd, (100, 0, 4), outside)
     assert get(fd, 0, 4) == b"kept", "something was copied before the checks"
-    for bad in (HOST, HOST), (other, fd), (fd, other):
-        with refused(errno.EINVAL):
+    with refused(errno.EINVAL, "a copy without a dma-buf"):
+        copy(HOST, HOST, (0, 0, 1))
+    for bad in (other, fd), (fd, other):
+        with refused(errno.EINVAL, f"descriptor {other} is no dma-buf"):
             copy(*bad, (0, 0, 1))
     for bad in (-2, fd), (fd, 999):
-        with refused(errno.EBADF):
+        with refused(errno.EBADF, f"descriptor {min(bad) if min(bad) < 0 else 999} is no dma-buf"):
             copy(*bad, (0, 0, 1))
-    with refused(errno.EINVAL):
+    udmabuf = lent(PAGE)
+    with refused(errno.EINVAL, f"dma-buf {udmabuf} is another device's"):
+        copy(fd, udmabuf, (0, 0, 1))
+    with refused(errno.EINVAL, "0 segments, eventfd -1"):
         copy(fd, fd)
-    with refused(errno.E2BIG):
+    with refused(errno.E2BIG, "4097 segments, 4096 at most"):
         copy(fd, fd, (0, 0, 1), count=4097)
     with refused(errno.EFAULT):
         copy(HOST, fd, (0, 0, 1))
     with refused(errno.EFAULT):
         call(WRITE, 2, COPY, 0, 1, fd, fd, -1)
-    for event in -2, other:
-        with refused(errno.EINVAL):
-            copy(fd, fd, (0, 0, 1), event=event)
+    with refused(errno.EINVAL, "1 segments, eventfd -2"):
+        copy(fd, fd, (0, 0, 1), event=-2)
+    with refused(errno.EINVAL, f"descriptor {other} is no eventfd"):
+        copy(fd, fd, (0, 0, 1), event=other)
     event = os.eventfd(0)
-    with refused(errno.EINVAL):
+    with refused(errno.EINVAL, "an eventfd, and no dma-buf at one end"):
         copy(HOST, fd, (0, 0, 1), event=event)
-    with refused(errno.ENOTTY):
+    with refused(errno.ENOTTY, "no call 9 with 48 bytes"):
         fcntl.ioctl(ACCEL, request(READ, 9, INFO), bytearray(48))
-    with refused(errno.ENOTTY):  # a structure of another size
+    with refused(errno.ENOTTY, "no call 0 with 40 bytes"):  # a structure of another size
         fcntl.ioctl(ACCEL, request(READ, 0, "=5Q"), bytearray(48))
-    for open_fd in fd, other, event:
+    with refused(errno.ENOTTY):  # as isatty(3) asks
+        fcntl.ioctl(ACCEL, 0x5401, bytearray(64))
+    assert "softaccel" not in logged()
+    for open_fd in fd, other, udmabuf, event:
         os.close(open_fd)
 
 
@@ -183,11 +230,11 @@ def test_sums():
     assert crc(fd, 64, 32) == 0x8A9136AA  # RFC 3720, B.4
     put(fd, (1 << 20) - 16, b"\xff" * 32)
     assert crc(fd, (1 << 20) - 16, 32) == 0x62A8AB43  # across a step of the engine
-    with refused(errno.EINVAL):
+    with refused(errno.EINVAL, f"{2 << 20} bytes at 1 are not inside {2 << 20}"):
         crc(fd, 1, 2 << 20)
-    with refused(errno.EINVAL):
+    with refused(errno.EINVAL, "sums are of dma-bufs"):
         crc(HOST, 0, 1)
-    with refused(errno.EBADF):
+    with refused(errno.EBADF, "descriptor 999 is no dma-buf"):
         crc(999, 0, 1)
     os.close(fd)
 
