@@ -113,7 +113,12 @@ impl Participant {
             }
             _ => 1000.0,
         };
-        let longer = if let Peer::OursProcessor { .. } = participant.peer { 1.5 } else { 1.0 };
+        let longer = match participant.peer {
+            Peer::OursProcessor { .. } => 1.5,
+            // A thousand begin for a twentieth of a second.
+            _ if participant.peer.queue_pairs() > 1 => 3.0,
+            _ => 1.0,
+        };
         participant.iterations = ((rate * bench.seconds * longer) as u64).max(short);
         Ok(participant)
     }
