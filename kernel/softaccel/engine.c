@@ -92,8 +92,9 @@ static int softaccel_segment(struct softaccel_job *job,
 		left -= n;
 		*bytes += n;
 		atomic64_add(n, &job->accel->copied_bytes);
+		/* What is complete does not fail. */
 		err = softaccel_pace(job, start, *bytes);
-		if (err)
+		if (err && left)
 			return err;
 		cond_resched();
 	}

@@ -11,6 +11,7 @@ static const char vhs_stat_names[][ETH_GSTRING_LEN] = {
 	"rx_alloc_fail",
 	"rx_csum_drops",
 	"rx_ring_full",
+	"rx_filtered",
 };
 
 static int vhs_get_sset_count(struct net_device *dev, int set)
@@ -27,7 +28,8 @@ static void vhs_get_strings(struct net_device *dev, u32 set, u8 *data)
 static void vhs_get_ethtool_stats(struct net_device *dev,
 				  struct ethtool_stats *unused, u64 *data)
 {
-	struct vhs_rx_stats rx = vhs_rx_sum(netdev_priv(dev), 0);
+	struct vhs_port *port = netdev_priv(dev);
+	struct vhs_rx_stats rx = vhs_rx_sum(port, 0);
 
 	*data++ = rx.split_bytes;
 	*data++ = rx.linear_bytes;
@@ -36,6 +38,7 @@ static void vhs_get_ethtool_stats(struct net_device *dev,
 	*data++ = rx.alloc_fail;
 	*data++ = rx.csum_drops;
 	*data++ = rx.ring_full;
+	*data++ = atomic64_read(&port->filtered);
 }
 
 /* Closes the port for a change if it runs, and opens it after. */

@@ -77,7 +77,8 @@ static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
 		stats->gso_wire_packets += skb_shinfo(skb)->gso_segs;
 	}
 	if (skb->ip_summed == CHECKSUM_PARTIAL)
-		stats->needs_csum++;
+		stats->needs_csum += skb_is_gso(skb) ?
+				     skb_shinfo(skb)->gso_segs : 1;
 	u64_stats_update_end(&txq->syncp);
 }
 
@@ -93,8 +94,12 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (unlikely(skb->len < ETH_HLEN || !smp_load_acquire(&peer->running)))
 		goto err_drop;
 	queue = vhs_steer(peer, skb);
-	if (queue == VHS_DROP)
-		goto err_drop;
+	if (queue == VHS_DROP) {
+		vhs_tx_count(txq, skb);
+		atomic64_inc(&peer->filtered);
+		consume_skb(skb);
+		return NETDEV_TX_OK;
+	}
 
 	rxq = &peer->rxq[queue];
 	delay = READ_ONCE(peer->inject.delay);
@@ -225,7 +230,7 @@ static void vhs_tell_rx(struct netdev_queue_stats_rx *stats,
 	stats->bytes = rx.bytes;
 	stats->alloc_fail = rx.alloc_fail;
 	stats->hw_drop_overruns = rx.ring_full;
-	stats->hw_drops = rx.ring_full + rx.csum_drops;
+	stats->hw_drops = rx.ring_full + rx.csum_drops + rx.alloc_fail;
 	stats->csum_unnecessary = rx.csum_unnecessary;
 #ifdef VHS_HAVE_CSUM_COMPLETE
 	stats->csum_complete = rx.csum_complete;
@@ -263,7 +268,7 @@ static void vhs_queue_stats_tx(struct net_device *dev, int idx,
 	vhs_tell_tx(stats, vhs_tx_stats(&port->txq[idx]));
 }
 
-/* Queues that are not in use now. */
+/* Queues that are not in use now, and what came to no queue. */
 static void vhs_base_stats(struct net_device *dev,
 			   struct netdev_queue_stats_rx *rx,
 			   struct netdev_queue_stats_tx *tx)
@@ -271,6 +276,7 @@ static void vhs_base_stats(struct net_device *dev,
 	struct vhs_port *port = netdev_priv(dev);
 
 	vhs_tell_rx(rx, vhs_rx_sum(port, dev->real_num_rx_queues));
+	rx->hw_drops += atomic64_read(&port->filtered);
 	vhs_tell_tx(tx, vhs_tx_sum(port, dev->real_num_tx_queues));
 }
 

@@ -54,6 +54,8 @@ int vhs_rxq_open(struct vhs_rxq *rxq)
 	err = ptr_ring_init(&rxq->ring, port->ring_size, GFP_KERNEL);
 	if (err)
 		return err;
+	/* What has been taken out makes room at once. */
+	rxq->ring.batch = 1;
 	rxq->host = vhs_pool(rxq, PAGE_SIZE, 0);
 	if (IS_ERR(rxq->host)) {
 		err = PTR_ERR(rxq->host);

@@ -89,9 +89,9 @@ static u32 vhs_split_point(struct vhs_rxq *rxq, const struct vhs_rx *rx)
 	if (READ_ONCE(port->hds_config) != ETHTOOL_TCP_DATA_SPLIT_ENABLED ||
 	    !head || head == rx->len || head < vhs_csum_end(rx->src) ||
 	    rx->len <= READ_ONCE(port->hds_thresh) ||
-	    vhs_hit(&port->inject.split_fail, rxq->seen))
+	    vhs_hit(&port->inject.split_fail, vhs_cb(rx->src)->number))
 		return rx->len;
-	if (vhs_hit(&port->inject.split_late, rxq->seen))
+	if (vhs_hit(&port->inject.split_late, vhs_cb(rx->src)->number))
 		head = min(head + VHS_LATE, rx->len);
 	return head;
 }
@@ -192,6 +192,8 @@ static bool vhs_rx_csum(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 linear)
 		skb->csum_start = skb_headroom(skb) +
 				  skb_checksum_start_offset(rx->src);
 		skb->csum_offset = rx->src->csum_offset;
+		/* A bridge sends it on before anybody has looked into it. */
+		skb->transport_header = skb->csum_start;
 		return true;
 	}
 	if (partial)
@@ -251,7 +253,7 @@ static void vhs_rx_count(struct vhs_rxq *rxq, struct vhs_rx *rx, u32 head)
 	}
 	if (rx->skb->ip_summed == CHECKSUM_COMPLETE)
 		stats->csum_complete++;
-	else if (rx->skb->ip_summed != CHECKSUM_NONE)
+	else if (rx->skb->ip_summed == CHECKSUM_UNNECESSARY)
 		stats->csum_unnecessary++;
 	u64_stats_update_end(&rxq->syncp);
 }
@@ -288,7 +290,7 @@ static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 		linear = min(head, max_t(u32, VHS_HEAD_MAX, vhs_csum_end(src)));
 	rx.sum = !skb_is_gso(src) || vhs_rx_cut(&rx);
 	vhs_source_init(&rx.source, src);
-	if (vhs_hit(&rxq->port->inject.alloc_fail, rxq->seen))
+	if (vhs_hit(&rxq->port->inject.alloc_fail, vhs_cb(src)->number))
 		goto err_count;
 	rx.skb = vhs_alloc_head(rxq, linear,
 				head < rx.len ? head - vhs_cb(src)->hdr_len : 0);
@@ -341,9 +343,9 @@ static void vhs_arrive(struct vhs_rxq *rxq, struct sk_buff *src, int budget)
 {
 	struct vhs_inject *inject = &rxq->port->inject;
 
-	if (!vhs_hit(&inject->loss, rxq->seen)) {
+	if (!vhs_hit(&inject->loss, vhs_cb(src)->number)) {
 		vhs_deliver(rxq, src);
-		if (vhs_hit(&inject->duplicate, rxq->seen))
+		if (vhs_hit(&inject->duplicate, vhs_cb(src)->number))
 			vhs_deliver(rxq, src);
 	}
 	napi_consume_skb(src, budget);
@@ -409,7 +411,7 @@ int vhs_poll(struct napi_struct *napi, int budget)
 		if (!src)
 			break;
 		done++;
-		rxq->seen++;
+		vhs_cb(src)->number = ++rxq->seen;
 		if (!rxq->held && vhs_hit(&inject->reorder, rxq->seen)) {
 			vhs_cb(src)->arrives =
 				ktime_add_us(ktime_get(), VHS_HELD_US);

@@ -115,12 +115,14 @@ struct vhs_port {
 	struct vhs_rule __rcu *rules[VHS_RULES];
 	struct vhs_inject inject;
 	struct dentry *debugfs;
+	atomic64_t filtered;	/* by rules; counted by senders */
 };
 
 /* What the wire side learns of a packet, for the receiving side. */
 struct vhs_cb {
 	ktime_t arrives;	/* 0: at once; of one that is held, at the latest */
 	u32 hash;
+	u32 number;	/* of its queue, as it arrived */
 	u16 hdr_len;	/* Ethernet to TCP, 0 if this is not TCP */
 	bool l4_hash;
 };
