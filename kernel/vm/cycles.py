@@ -20,8 +20,8 @@ from lib import NlError, YnlFamily  # noqa: E402
 CYCLES = 200
 PATIENCE = 600 if os.path.exists("/sys/kernel/debug/kmemleak") else 20
 SIZE = 4 << 20
-UDMABUF_CREATE = 0x40187542
-NETLINK_GENERIC, SOL_NETLINK, NETLINK_EXT_ACK = 16, 270, 11
+UDMABUF_CREATE, SOFTACCEL_ALLOC = 0x40187542, 0xC010D501
+NETLINK_GENERIC, SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 16, 270, 10, 11
 
 
 def udmabuf(size):
@@ -34,11 +34,18 @@ def udmabuf(size):
     return lent
 
 
+def whole(size):
+    """Memory in one piece: the accelerator's."""
+    with open("/dev/softaccel0", "r+b", buffering=0) as accelerator:
+        return struct.unpack("=QiI", fcntl.ioctl(accelerator, SOFTACCEL_ALLOC, struct.pack("=QiI", size, -1, 0)))[1]
+
+
 def bind(netdev, port, dmabuf, *queues, **options):
     """Gives the socket that the binding lives as long as."""
     owner = copy.copy(netdev)
     owner.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-    owner.sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+    for option in NETLINK_CAP_ACK, NETLINK_EXT_ACK:
+        owner.sock.setsockopt(SOL_NETLINK, option, 1)
     wanted = [{"type": "rx", "id": queue} for queue in queues]
     try:
         owner.do("bind-rx", {"ifindex": port, "fd": dmabuf, "queues": wanted} | options)
@@ -52,12 +59,14 @@ def bound(netdev, port):
     return {queue["id"] for queue in netdev.queue_get({"ifindex": port}, dump=True) if "dmabuf" in queue}
 
 
-def refused(wanted, netdev, port, dmabuf, *queues, **options):
+def refused(wanted, why, netdev, port, dmabuf, *queues, **options):
+    """The kernel says `why`, or nothing but the error where that is None."""
     try:
         bind(netdev, port, dmabuf, *queues, **options)
     except NlError as error:
         print("refused:", queues, options, error)
         assert error.error == wanted, f"{errno.errorcode[error.error]} and not {errno.errorcode[wanted]}"
+        assert why is None or why in str(error), f"does not say: {why}"
     else:
         raise AssertionError(f"queues {queues} were bound")
 
@@ -73,16 +82,26 @@ def main():
     dmabuf = udmabuf(SIZE)
     netdev, ethtool = (YnlFamily(f"/src/Documentation/netlink/specs/{name}.yaml") for name in ("netdev", "ethtool"))
     old = platform.release().startswith("6.12")
-    refused(errno.ENODATA if old else errno.EINVAL, netdev, port, dmabuf, 1)  # headers are not split
+    # Headers are not split.
+    if old:
+        refused(errno.ENODATA, None, netdev, port, dmabuf, 1)
+    else:
+        refused(errno.EINVAL, "tcp-data-split is disabled", netdev, port, dmabuf, 1)
     ethtool.rings_set({"header": {"dev-index": port}, "tcp-data-split": "enabled"})
-    refused(errno.ERANGE if old else errno.EINVAL, netdev, port, dmabuf, 64)
-    refused(errno.EINVAL, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
+    if old:
+        refused(errno.ERANGE, "rx queue index out of range", netdev, port, dmabuf, 64)
+    else:
+        refused(errno.EINVAL, "bad-attr", netdev, port, dmabuf, 64)
+    refused(errno.EINVAL, None, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
     if not old:
-        page_size = "rx-page-size"
-        refused(errno.EINVAL, netdev, port, udmabuf(SIZE + 4096), 1, **{page_size: 65536})  # half a buffer at the end
-        refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 4 << 20})
-        refused(errno.ERANGE, netdev, port, dmabuf, 1, **{page_size: 2048})
-        refused(errno.EINVAL, netdev, port, dmabuf, 1, **{page_size: 12288})
+        for wanted, why, memory, size in (
+            (errno.EINVAL, "not aligned to niov size", udmabuf(SIZE + 4096), 65536),  # half a buffer at the end
+            (errno.EINVAL, "not aligned to niov size", dmabuf, 4 << 20),
+            (errno.ERANGE, "a power of two from a page to 2 MiB", whole(4 << 20), 4 << 20),
+            (errno.ERANGE, "integer out of range", dmabuf, 2048),
+            (errno.EINVAL, "rx-page-size must be a power of 2", dmabuf, 12288),
+        ):
+            refused(wanted, why, netdev, port, memory, 1, **{"rx-page-size": size})
     seen = 0
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))
@@ -92,7 +111,7 @@ def main():
         os.close(lent)
         assert bound(netdev, port) == queues
         if cycle % 20 == 0:
-            refused(errno.EEXIST, netdev, port, dmabuf, 0)
+            refused(errno.EEXIST, "already memory provider bound", netdev, port, dmabuf, 0)
             # Here at the latest its memory gets something.
             before, end = seen, time.monotonic() + PATIENCE
             while (seen := unreadable()) == before:
