@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Binds a udmabuf to queues of vhs0 again and again, and asks for what must be refused."""
+"""Binds a udmabuf to queues of vhs0 again and again, and asks for what must be refused.
+
+The argument is how many seconds may pass until it gets some payload.
+"""
 
 import copy
 import errno
@@ -18,7 +21,7 @@ sys.path.append("/src/tools/net/ynl/pyynl")
 from lib import NlError, YnlFamily  # noqa: E402
 
 CYCLES = 200
-PATIENCE = 600 if os.path.exists("/sys/kernel/debug/kmemleak") else 20
+PATIENCE = int(sys.argv[1])
 SIZE = 4 << 20
 UDMABUF_CREATE, SOFTACCEL_ALLOC = 0x40187542, 0xC010D501
 NETLINK_GENERIC, SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 16, 270, 10, 11
