@@ -480,12 +480,11 @@ impl Engine {
                 break;
             }
             match self.requester.emit(self.responder.ack(), self.responder.credit(), sink) {
-                Ok(Emitted::Frame) => stamped = true,
-                Ok(Emitted::Local) => {}
-                Ok(Emitted::Nothing) if responded => {}
-                Ok(Emitted::Nothing) => break,
-                Ok(Emitted::Fault(status)) => return self.fail(Some(status)),
-                Err(SourceGone) => return self.fail(Some(Status::LocProt)),
+                Emitted::Frame => stamped = true,
+                Emitted::Local => {}
+                Emitted::Nothing if responded => {}
+                Emitted::Nothing => break,
+                Emitted::Fault(status) => return self.fail(Some(status)),
             }
         }
         if !stamped && self.responder.owes_ack() && sink.room() {

@@ -205,41 +205,44 @@ impl Requester {
 
     /// Sends the next frame of the next request, if nothing holds it back.
     #[inline]
-    pub(crate) fn emit(&mut self, ack: u32, credit: u32, sink: &mut impl Transmit) -> Result<Emitted, SourceGone> {
+    pub(crate) fn emit(&mut self, ack: u32, credit: u32, sink: &mut impl Transmit) -> Emitted {
         let full = self.is_full();
-        let Some(sent) = self.queue.get_mut(self.next) else { return Ok(Emitted::Nothing) };
+        let Some(sent) = self.queue.get_mut(self.next) else { return Emitted::Nothing };
         let request = &sent.request;
-        // Whether it is the turn of what happens here, and not at the peer.
-        let local_turn = self.acked == self.next_seq && self.awaiting.is_empty();
-        if self.offset == 0 {
-            if self.paused || full {
-                return Ok(Emitted::Nothing);
-            }
-            let reads = self.max_reads.min(self.peer_reads);
-            let refused = (request.op.has_response() && reads == 0).then_some(Status::RemInvReq);
-            if let Some(fault) = request.fault.or(refused) {
-                return Ok(if local_turn { Emitted::Fault(fault) } else { Emitted::Nothing });
-            }
+        let begins = self.offset == 0;
+        if begins && (self.paused || full) {
+            return Emitted::Nothing;
+        }
+        // Whether all before it has been executed: then it is the turn of what happens here, and not at the peer.
+        let before = if begins { self.next_seq } else { sent.seq };
+        let local_turn = self.acked == before && self.awaiting.is_empty();
+        let fails = |fault| if local_turn { Emitted::Fault(fault) } else { Emitted::Nothing };
+        let reads = self.max_reads.min(self.peer_reads);
+        let refused = (request.op.has_response() && reads == 0).then_some(Status::RemInvReq);
+        if let Some(fault) = request.fault.or(refused) {
+            return fails(fault);
+        }
+        if begins {
             if let SendOp::LocalInv(key) = request.op {
                 if !local_turn {
-                    return Ok(Emitted::Nothing);
+                    return Emitted::Nothing;
                 }
                 if !sink.invalidate(key) {
-                    return Ok(Emitted::Fault(Status::LocProt));
+                    return Emitted::Fault(Status::LocProt);
                 }
                 sent.done = true;
                 self.next += 1;
                 self.land_acked();
-                return Ok(Emitted::Local);
+                return Emitted::Local;
             }
             if request.op.has_response() && self.awaiting.len() >= reads
                 || request.flags.contains(SendFlags::FENCE) && !self.awaiting.is_empty()
             {
-                return Ok(Emitted::Nothing);
+                return Emitted::Nothing;
             }
             if request.op.consumes_receive() && self.consumed == self.credit {
                 self.starved = true;
-                return Ok(Emitted::Nothing);
+                return Emitted::Nothing;
             }
         }
         let mut frame = Frame { ack, credit, ..Frame::new(Op::Write) };
@@ -305,12 +308,11 @@ impl Requester {
         };
         match sink.frame(frame, source) {
             Ok(handed) => sent.lent += u32::from(handed == Handed::Lent),
-            // Nothing of it is out: it fails when what is before it has been executed, as if posted like that.
-            Err(SourceGone) if self.offset == 0 => {
+            // It fails when what is before it has been executed, as if posted like that.
+            Err(SourceGone) => {
                 sent.request.fault = Some(Status::LocProt);
-                return Ok(if local_turn { Emitted::Fault(Status::LocProt) } else { Emitted::Nothing });
+                return fails(Status::LocProt);
             }
-            Err(SourceGone) => return Err(SourceGone),
         }
         if self.offset == 0 {
             sent.seq = self.next_seq;
@@ -328,7 +330,7 @@ impl Requester {
         } else {
             self.offset += chunk;
         }
-        Ok(Emitted::Frame)
+        Emitted::Frame
     }
 
     /// WIRE §4.2: acks are cumulative and never run ahead of what was sent.

@@ -257,6 +257,22 @@ fn a_request_whose_memory_goes_while_it_waits_fails_in_its_turn() {
 }
 
 #[test]
+fn a_request_whose_memory_goes_when_half_is_out_fails_in_its_turn() {
+    // Here, too, the one before it was said to have failed.
+    let mut net = Pair::seeded(19);
+    let (target, source) = (net.b.target(2 * MAX_CHUNK), net.a.target(2 * MAX_CHUNK));
+    net.a.send(0, SendOp::Write(at(target)), b"fine");
+    net.a.post(wr(1, SendOp::Write(at(target)), SendFlags::SIGNALED, source));
+    net.a.send(2, SendOp::Write(at(target)), b"flushed");
+    net.a.transmit(MAX_CHUNK as usize);
+    assert!(net.a.memory.revoke(source.key));
+    net.a.transmit(usize::MAX);
+    assert!(!net.a.engine.has_failed());
+    net.settle();
+    assert_eq!(net.a.statuses(), [(0, Success), (1, LocProt), (2, WrFlush)]);
+}
+
+#[test]
 fn the_peers_limit_of_reads_outlives_a_later_modify() {
     // RTS came after the handshake, and more READs went out than the peer accepts.
     let timing = Timing { max_dest_rd_atomic: 1, max_rd_atomic: 8, ..Setup::default().timing };

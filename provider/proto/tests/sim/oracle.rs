@@ -202,7 +202,12 @@ impl Oracle {
             status if fault == Some(status) => true,
             Status::RetryExc => gone || excuses.lost,
             Status::WrFlush => refused || excuses.closed[end as usize] || excuses.revoked,
-            Status::RemAccess | Status::LocProt | Status::RemOp => excuses.revoked,
+            Status::RemAccess | Status::RemOp => excuses.revoked,
+            Status::LocProt if matches!(op.wr.op, SendOp::LocalInv(_)) => excuses.revoked,
+            Status::LocProt => {
+                let memory = &pair.side(end).memory;
+                op.wr.sges.iter().any(|&sge| memory.check(sge, Access::empty()).is_err())
+            }
             Status::RnrRetryExc => {
                 op.wr.op.consumes_receive()
                     && excuses.starved.is_some_and(|patience| pair.now - op.posted_at >= patience)
