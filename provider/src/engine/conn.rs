@@ -575,12 +575,10 @@ impl Conn {
         self.progress.start_timer(now, self);
     }
 
-    /// The timer set for `at` has gone off; gives the next one. A timer that was set anew since means nothing.
-    pub(super) fn on_timer(self: &Arc<Self>, at: Tick, now: Tick) -> Option<Tick> {
+    /// The timer has gone off; gives when it next does.
+    pub(super) fn on_timer(self: &Arc<Self>, now: Tick) -> Option<Tick> {
         let mut inner = self.lock();
-        if inner.timer != Some(at) {
-            return None;
-        }
+        inner.timer?;
         inner.timer = inner.engine.on_tick(now);
         if inner.engine.has_failed() {
             self.flush(&mut inner);

@@ -16,6 +16,7 @@ mod receive;
 mod registry;
 mod report;
 mod send;
+mod timers;
 mod visits;
 pub(crate) mod wake;
 
@@ -37,6 +38,7 @@ use links::Links;
 use receive::Staging;
 use registry::Registry;
 use report::Reporter;
+use timers::Timers;
 use visits::Visits;
 use wake::{Plan, Standby, Watch};
 
@@ -103,8 +105,7 @@ pub struct Progress {
     /// Connections whose stream is gone, to be forgotten at the next turn.
     unlinked: Mutex<Vec<Arc<Conn>>>,
     any_unlinked: AtomicBool,
-    timers: Mutex<Vec<(Tick, Arc<Conn>)>>,
-    next_timer: AtomicU64,
+    timers: Timers<Conn>,
     /// When the handshakes want the thread.
     next_bootstrap: AtomicU64,
     /// The thread wants its turn: pollers let it have it.
@@ -215,8 +216,7 @@ impl Progress {
             visits: Visits::default(),
             unlinked: Mutex::default(),
             any_unlinked: AtomicBool::new(false),
-            timers: Mutex::default(),
-            next_timer: AtomicU64::new(Tick::MAX),
+            timers: Timers::default(),
             next_bootstrap: AtomicU64::new(Tick::MAX),
             thread_waits: AtomicBool::new(false),
         })
@@ -490,8 +490,7 @@ impl Progress {
     }
 
     pub(crate) fn start_timer(&self, at: Tick, conn: &Arc<Conn>) {
-        self.timers.lock().push((at, conn.clone()));
-        self.next_timer.fetch_min(at, Ordering::AcqRel);
+        self.timers.set(at, conn);
         self.wake();
     }
 
@@ -525,23 +524,13 @@ impl Progress {
     }
 
     fn run_timers(&self, now: Tick) {
-        if self.next_timer.load(Ordering::Acquire) > now {
-            return;
-        }
-        let due: Vec<_> = {
-            let mut timers = self.timers.lock();
-            let (due, rest) = std::mem::take(&mut *timers).into_iter().partition(|(at, _)| *at <= now);
-            *timers = rest;
-            self.next_timer.store(timers.iter().map(|t| t.0).min().unwrap_or(Tick::MAX), Ordering::Release);
-            due
-        };
+        let due = self.timers.take_due(now);
         if !due.is_empty() {
             self.look();
         }
-        for (at, conn) in due {
-            if let Some(next) = conn.on_timer(at, now) {
-                self.timers.lock().push((next, conn));
-                self.next_timer.fetch_min(next, Ordering::AcqRel);
+        for conn in due {
+            if let Some(next) = conn.on_timer(now) {
+                self.timers.set(next, &conn);
             }
         }
     }
@@ -650,7 +639,7 @@ impl Progress {
 
     /// When the thread has something to do, whatever comes.
     fn next_due(&self) -> Tick {
-        let due = self.next_timer.load(Ordering::Acquire).min(self.next_bootstrap.load(Ordering::Acquire));
+        let due = self.timers.next().min(self.next_bootstrap.load(Ordering::Acquire));
         due.min(self.lanes.next())
     }
 }
