@@ -200,6 +200,20 @@ static void wrong(void)
 	yes("inline data that is too long", ibv_wr_complete(qpx) != 0);
 	yes("  nothing is sent", quiet(a.send_cq, 50));
 
+	begin(53, IBV_SEND_SIGNALED);
+	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
+	ibv_wr_set_inline_data(qpx, local, SIZE_MAX);
+	yes("inline data without an end", ibv_wr_complete(qpx) != 0);
+	begin(54, IBV_SEND_SIGNALED);
+	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
+	ibv_wr_set_inline_data(qpx, NULL, 8);
+	yes("inline data at NULL", ibv_wr_complete(qpx) != 0);
+	begin(55, IBV_SEND_SIGNALED);
+	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
+	ibv_wr_set_inline_data_list(qpx, 2, NULL);
+	yes("a list of it at NULL", ibv_wr_complete(qpx) != 0);
+	yes("  nothing is sent", quiet(a.send_cq, 50));
+
 	ibv_wr_start(qpx);
 	for (int i = 0; i < 5000; i++) {
 		qpx->wr_id = i;

@@ -4,11 +4,10 @@ use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ops::Range;
-use std::ptr;
 use std::slice;
 
 use dmverbs_ffi::{Errno, guard};
-use dmverbs_provider::object::{Payload, Remote, SendFlags, SendOp, SendWr, Sge};
+use dmverbs_provider::object::{Limits, Payload, Remote, SendFlags, SendOp, SendWr, Sge};
 use parking_lot::RawMutex;
 use parking_lot::lock_api::RawMutex as _;
 use rdma_core_sys::verbs::*;
@@ -298,8 +297,12 @@ unsafe extern "C" fn wr_set_inline_data(seen: *mut ibv_qp_ex, addr: *mut c_void,
 }
 
 unsafe extern "C" fn wr_set_inline_data_list(seen: *mut ibv_qp_ex, num_buf: usize, list: *const ibv_data_buf) {
-    let buffers = if num_buf == 0 || list.is_null() {
+    let buffers = if num_buf == 0 {
         &[]
+    } else if list.is_null() {
+        let step = |batch: &mut Batch, _, _| batch.refuse(Errno::misuse("`buf_list` is NULL"));
+        // SAFETY: NULL or a QP that this thread has started: the caller's duty.
+        return unsafe { build(seen, "ibv_wr_set_inline_data_list", step) };
     } else {
         // SAFETY: not NULL; the caller's list has `num_buf` elements.
         unsafe { slice::from_raw_parts(list, num_buf) }
@@ -313,12 +316,21 @@ unsafe extern "C" fn wr_set_inline_data_list(seen: *mut ibv_qp_ex, num_buf: usiz
 /// # Safety
 /// As for [`build`]; every buffer is readable.
 unsafe fn set_inline(seen: *mut ibv_qp_ex, name: &'static str, buffers: &[ibv_data_buf]) {
-    let parts = buffers.iter().filter(|buffer| buffer.length > 0 && !buffer.addr.is_null()).map(|buffer| {
-        // SAFETY: readable, and not written meanwhile: the caller's duty.
-        unsafe { &*ptr::slice_from_raw_parts(buffer.addr.cast::<u8>(), buffer.length) }
-    });
+    let step = |batch: &mut Batch, _, _| {
+        if buffers.iter().any(|buffer| buffer.addr.is_null() && buffer.length > 0) {
+            return batch.refuse(Errno::misuse("inline data at NULL"));
+        }
+        let total = buffers.iter().fold(0, |sum: usize, buffer| sum.saturating_add(buffer.length));
+        if total > Limits::MAX_INLINE as usize {
+            return batch.refuse(Errno::invalid("more inline data than max_inline_data"));
+        }
+        batch.set_inline(buffers.iter().filter(|buffer| buffer.length > 0).map(|buffer| {
+            // SAFETY: readable, and not written meanwhile: the caller's duty.
+            unsafe { slice::from_raw_parts(buffer.addr.cast::<u8>(), buffer.length) }
+        }));
+    };
     // SAFETY: the caller's duty.
-    unsafe { build(seen, name, |batch, _, _| batch.set_inline(parts)) }
+    unsafe { build(seen, name, step) }
 }
 
 #[cfg(test)]
