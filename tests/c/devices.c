@@ -73,6 +73,7 @@ static void ports(void)
 	outcome("query_port 1", ibv_query_port(device, 1, &attr));
 	say("state: %s", ibv_port_state_str(attr.state));
 	yes("link layer Ethernet", attr.link_layer == IBV_LINK_LAYER_ETHERNET);
+	yes("addresses are GIDs", attr.flags & IBV_QPF_GRH_REQUIRED);
 	yes("MTU codes in range", attr.active_mtu >= IBV_MTU_256 && attr.active_mtu <= attr.max_mtu &&
 	    attr.max_mtu <= IBV_MTU_4096);
 	yes("messages of 1 GiB", attr.max_msg_sz >= 1u << 30);

@@ -225,6 +225,7 @@ fn port_attributes(port: &PortInfo) -> ibv_port_attr {
         active_speed,
         phys_state: if port.active { PHYS_LINK_UP } else { PHYS_DISABLED },
         link_layer: u8::try_from(IBV_LINK_LAYER_ETHERNET).unwrap_or(0),
+        flags: IB_UVERBS_QPF_GRH_REQUIRED as u8,
         ..Default::default()
     }
 }
