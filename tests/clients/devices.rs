@@ -87,7 +87,14 @@ fn watched(net: &Net) -> Result<()> {
     net.client().ip(&["link set eth0 down"])?;
     says("IBV_EVENT_PORT_ERR")?;
     net.client().ip(&["link set eth0 up"])?;
-    says("IBV_EVENT_PORT_ACTIVE")
+    says("IBV_EVENT_PORT_ACTIVE")?;
+    let told = || watch.stdout_so_far().matches("IBV_EVENT_GID_CHANGE").count();
+    for change in ["add", "delete"] {
+        let before = told();
+        net.server().ip(&[&format!("address {change} 10.77.9.1/24 dev eth0")])?;
+        wait::until("IBV_EVENT_GID_CHANGE", LIMIT, || Ok((told() > before).then_some(())))?;
+    }
+    Ok(())
 }
 
 fn devinfo(net: &Net) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Link changes of the interfaces below opened devices, as port events.
+//! Changes of the interfaces below opened devices, and of their addresses, as events of the port.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::object::{AsyncEvent, Context};
+use crate::object::{AsyncEvent, Context, Gid};
 use crate::sys::netlink::{LinkEvent, LinkEvents};
 
 /// Watches links.
@@ -14,7 +14,15 @@ use crate::sys::netlink::{LinkEvent, LinkEvents};
 pub(crate) struct Links {
     /// Absent where the system gives no netlink socket: then there are no port events.
     events: Option<LinkEvents>,
-    watched: Mutex<Vec<(Weak<Context>, bool)>>,
+    watched: Mutex<Vec<Watched>>,
+}
+
+/// A context, and what it knows.
+#[derive(Debug)]
+struct Watched {
+    context: Weak<Context>,
+    running: bool,
+    gids: Vec<Gid>,
 }
 
 impl Links {
@@ -27,11 +35,13 @@ impl Links {
         self.events.as_ref().map(LinkEvents::fd)
     }
 
-    /// Tells `context` of link changes from now on, as long as it lives.
+    /// Tells `context` of changes from now on, as long as it lives.
     pub(crate) fn watch(&self, context: &Arc<Context>) {
         let mut watched = self.watched.lock();
-        watched.retain(|(weak, _)| weak.strong_count() > 0);
-        watched.push((Arc::downgrade(context), context.device().port().is_active()));
+        watched.retain(|watched| watched.context.strong_count() > 0);
+        let device = context.device();
+        let (running, gids) = (device.port().is_active(), device.gids().unwrap_or_default());
+        watched.push(Watched { context: Arc::downgrade(context), running, gids });
     }
 
     /// Reads what netlink has, and passes on what changed.
@@ -45,10 +55,19 @@ impl Links {
     }
 
     fn pass_on(&self, event: LinkEvent) {
-        for (weak, running) in self.watched.lock().iter_mut() {
-            let Some(context) = weak.upgrade().filter(|c| c.device().ifindex() == event.ifindex) else { continue };
-            if std::mem::replace(running, event.running) != event.running {
-                context.events().push(if event.running { AsyncEvent::PortActive(1) } else { AsyncEvent::PortErr(1) });
+        for Watched { context, running, gids } in self.watched.lock().iter_mut() {
+            let Some(context) = context.upgrade().filter(|c| c.device().ifindex() == event.ifindex) else { continue };
+            if let Some(now) = event.running
+                && std::mem::replace(running, now) != now
+            {
+                context.events().push(if now { AsyncEvent::PortActive(1) } else { AsyncEvent::PortErr(1) });
+            }
+            // Of a link, too: it may stand for what was lost.
+            if let Ok(now) = context.device().gids()
+                && *gids != now
+            {
+                *gids = now;
+                context.events().push(AsyncEvent::GidChange(1));
             }
         }
     }

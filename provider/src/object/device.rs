@@ -240,7 +240,7 @@ mod tests {
         fn wait_for(&mut self, device: &Device, running: bool) {
             loop {
                 while let Some(events) = self.0.read().unwrap() {
-                    if events.iter().any(|event| event.ifindex == device.ifindex() && event.running == running) {
+                    if events.iter().any(|event| event.ifindex == device.ifindex() && event.running == Some(running)) {
                         return;
                     }
                 }

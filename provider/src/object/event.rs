@@ -92,10 +92,8 @@ impl AsyncEvent {
     fn cookie(&self) -> Option<Cookie> {
         match *self {
             AsyncEvent::CqErr(cookie)
-            | AsyncEvent::QpFatal(cookie)
             | AsyncEvent::QpReqErr(cookie)
             | AsyncEvent::QpAccessErr(cookie)
-            | AsyncEvent::CommEst(cookie)
             | AsyncEvent::SqDrained(cookie) => Some(cookie),
             AsyncEvent::PortActive(_) | AsyncEvent::PortErr(_) | AsyncEvent::GidChange(_) => None,
         }

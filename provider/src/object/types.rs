@@ -249,14 +249,10 @@ impl From<IpAddr> for Gid {
 pub enum AsyncEvent {
     /// A completion queue overflowed and is dead.
     CqErr(Cookie),
-    /// A QP went to the error state for a reason of its own.
-    QpFatal(Cookie),
     /// The peer sent a malformed or unsupported request.
     QpReqErr(Cookie),
     /// The peer asked for memory it may not touch.
     QpAccessErr(Cookie),
-    /// The first message arrived while the QP was still RTR.
-    CommEst(Cookie),
     /// The send queue has drained (SQD).
     SqDrained(Cookie),
     /// The link came up; port number.

@@ -1,4 +1,4 @@
-//! Link changes from the kernel; rtnetlink(7).
+//! Changes of links, and of their addresses, from the kernel; rtnetlink(7).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -6,16 +6,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::check;
 use super::socket;
 
-/// A link has changed.
+/// A link, or its addresses, have changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct LinkEvent {
     /// Which.
     pub(crate) ifindex: u32,
-    /// Whether it is up, with a carrier.
-    pub(crate) running: bool,
+    /// Whether it is up, with a carrier; nothing if this is about an address.
+    pub(crate) running: Option<bool>,
 }
 
-/// Link changes in this network namespace, as they come.
+/// Changes of links in this network namespace, as they come.
 #[derive(Debug)]
 pub(crate) struct LinkEvents(OwnedFd);
 
@@ -27,7 +27,8 @@ impl LinkEvents {
         // SAFETY: `fd` was just opened and belongs to nobody else.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         // struct sockaddr_nl: family, padding, port id, groups.
-        let name = [libc::AF_NETLINK as u32, 0, libc::RTMGRP_LINK as u32];
+        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        let name = [libc::AF_NETLINK as u32, 0, groups as u32];
         // SAFETY: `name` is as long as struct sockaddr_nl and laid out like it (little-endian family, zero padding).
         check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), size_of_val(&name) as libc::socklen_t) })?;
         Ok(LinkEvents(socket))
@@ -64,7 +65,7 @@ fn request() -> [u8; 32] {
     request
 }
 
-/// Reads struct nlmsghdr (16 bytes) and struct ifinfomsg behind it, for each message.
+/// Reads struct nlmsghdr (16 bytes) and struct ifinfomsg or ifaddrmsg behind it, for each message.
 fn parse(mut bytes: &[u8]) -> Vec<LinkEvent> {
     const HEADER: usize = 16;
     let u32_at = |bytes: &[u8], at: usize| bytes.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
@@ -74,13 +75,16 @@ fn parse(mut bytes: &[u8]) -> Vec<LinkEvent> {
         if len < HEADER || len > bytes.len() {
             break;
         }
-        if let (Some(ifindex), Some(flags)) = (u32_at(bytes, HEADER + 4), u32_at(bytes, HEADER + 8)) {
+        // The index is at the same place in both.
+        if let Some(ifindex) = u32_at(bytes, HEADER + 4) {
             let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
-            match kind {
-                libc::RTM_NEWLINK => events.push(LinkEvent { ifindex, running: flags & wanted == wanted }),
-                libc::RTM_DELLINK => events.push(LinkEvent { ifindex, running: false }),
-                _ => {}
-            }
+            let running = match (kind, u32_at(bytes, HEADER + 8)) {
+                (libc::RTM_NEWLINK, Some(flags)) => Some(Some(flags & wanted == wanted)),
+                (libc::RTM_DELLINK, _) => Some(Some(false)),
+                (libc::RTM_NEWADDR | libc::RTM_DELADDR, _) => Some(None),
+                _ => None,
+            };
+            events.extend(running.map(|running| LinkEvent { ifindex, running }));
         }
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
@@ -105,8 +109,10 @@ mod tests {
         let mut bytes = message(libc::RTM_NEWLINK, 3, (libc::IFF_UP | libc::IFF_LOWER_UP) as u32);
         bytes.extend(message(libc::RTM_NEWLINK, 4, libc::IFF_UP as u32));
         bytes.extend(message(libc::RTM_DELLINK, 5, 0));
-        let down = |ifindex| LinkEvent { ifindex, running: false };
-        assert_eq!(parse(&bytes), [LinkEvent { ifindex: 3, running: true }, down(4), down(5)]);
+        bytes.extend(message(libc::RTM_DELADDR, 6, 0));
+        let event = |ifindex, running| LinkEvent { ifindex, running };
+        let links = [event(3, Some(true)), event(4, Some(false)), event(5, Some(false)), event(6, None)];
+        assert_eq!(parse(&bytes), links);
     }
 
     #[test]
