@@ -45,6 +45,23 @@ static void locally(void)
 	pair_drop(&c, &d);
 }
 
+/* What is invalid already cannot be made so. */
+static void twice(void)
+{
+	struct end c, d;
+	struct ibv_mr *mr;
+
+	pair_make(&c, &d, &usual);
+	mr = ibv_reg_mr(d.pd, d.buf, 4096, usual.access);
+	need(mr);
+	ask(&d, (struct ask){ .id = 9, .op = IBV_WR_LOCAL_INV, .imm = mr->rkey });
+	show_next("local invalidation", d.send_cq);
+	ask(&d, (struct ask){ .id = 10, .op = IBV_WR_LOCAL_INV, .imm = mr->rkey });
+	show_next("  once more", d.send_cq);
+	outcome("deregister", ibv_dereg_mr(mr));
+	pair_drop(&c, &d);
+}
+
 int main(int argc, char **argv)
 {
 	struct ibv_mw *mw;
@@ -80,6 +97,7 @@ int main(int argc, char **argv)
 	outcome("deregister", ibv_dereg_mr(mr));
 	pair_drop(&a, &b);
 	locally();
+	twice();
 	rig_close();
 	return 0;
 }

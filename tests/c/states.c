@@ -133,6 +133,16 @@ static void every_pair(const struct end *peer)
 	}
 }
 
+/* It never was ready to send. */
+static void posted_in_error(const struct end *peer)
+{
+	struct end end = end_in(IBV_QPS_ERR, peer);
+
+	ask(&end, (struct ask){ .id = 1, .op = IBV_WR_RDMA_WRITE, .len = 8 });
+	show_next("posted in ERR", end.send_cq);
+	end_drop(&end);
+}
+
 static void attributes(const struct end *peer)
 {
 	struct end end = end_in(IBV_QPS_RESET, peer);
@@ -172,6 +182,7 @@ int main(int argc, char **argv)
 	b = end_make(&usual);
 	way_up(&a, &b);
 	every_pair(&b);
+	posted_in_error(&b);
 	attributes(&b);
 	end_drop(&a);
 	end_drop(&b);

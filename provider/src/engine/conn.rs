@@ -604,10 +604,7 @@ impl Conn {
 
     pub(crate) fn invalidate(pd: mem::PdId, key: u32) -> bool {
         match mem::keys().lookup(key) {
-            Some(region) if region.pd() == pd => {
-                region.revoke();
-                true
-            }
+            Some(region) if region.pd() == pd => region.revoke(),
             _ => false,
         }
     }
@@ -631,6 +628,11 @@ fn limits(cap: &QpCap) -> proto::Limits {
 impl Inner {
     pub(crate) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Requests are taken. Those of a QP that has failed are flushed.
+    pub(crate) fn takes_sends(&self) -> bool {
+        self.phase == Phase::Send || self.engine.has_failed()
     }
 
     pub(crate) fn set_phase(&mut self, phase: Phase) {

@@ -99,9 +99,9 @@ impl Region {
         self.live.load(Ordering::Acquire)
     }
 
-    /// From now on nobody may use it; who already does is waited for by `Progress::quiesce`.
-    pub(crate) fn revoke(&self) {
-        self.live.store(false, Ordering::Release);
+    /// From now on nobody may use it; who already does is waited for by `Progress::quiesce`. False if that was so before.
+    pub(crate) fn revoke(&self) -> bool {
+        self.live.swap(false, Ordering::AcqRel)
     }
 
     /// `len` bytes at `addr`, if range, rights and protection domain allow.

@@ -182,7 +182,7 @@ impl Qp {
     #[inline]
     pub fn post_send<'a>(&self, wrs: impl IntoIterator<Item = SendWr<'a>>) -> Result<(), (usize, Error)> {
         let mut inner = self.conn.lock();
-        if inner.phase() != Phase::Send {
+        if !inner.takes_sends() {
             return Err((0, Error::State("the QP is not ready to send")));
         }
         let mut result = Ok(());
@@ -207,7 +207,7 @@ impl Qp {
     {
         let wrs = wrs.into_iter();
         let mut inner = self.conn.lock();
-        if inner.phase() != Phase::Send {
+        if !inner.takes_sends() {
             return Err(Error::State("the QP is not ready to send"));
         }
         let mut count = 0;
