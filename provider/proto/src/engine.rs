@@ -219,6 +219,8 @@ pub struct Engine {
     responder: Responder,
     timing: Timing,
     peer_rnr_timer: Tick,
+    /// Ours, if the peer has to hear of it once more.
+    rnr_news: Option<u32>,
     /// Of the frame whose payload is arriving, or whose answer is being stored.
     current: Option<Current>,
     /// Statuses of the next request and receive to be flushed, where they differ from WR_FLUSH.
@@ -253,6 +255,7 @@ impl Engine {
             responder: Responder::new(limits.recv_wr),
             timing: Timing::default(),
             peer_rnr_timer: 0,
+            rnr_news: None,
             current: None,
             request_fault: None,
             receive_fault: None,
@@ -289,6 +292,11 @@ impl Engine {
         self.requester.peer_reads = usize::from(theirs.max_dest_rd_atomic);
         self.responder.on_credit_told(told);
         self.requester.on_ack(0, theirs.credit)
+    }
+
+    /// Our minimum receiver-not-ready timer is no longer that of the hello.
+    pub fn set_rnr_timer(&mut self, timer: Tick) {
+        self.rnr_news = Some(u32::try_from(timer).unwrap_or(u32::MAX));
     }
 
     /// Lets the counters on the wire go on from `from`, so that tests see them wrap; for both sides of a fresh connection.
@@ -487,9 +495,13 @@ impl Engine {
                 Emitted::Fault(status) => return self.fail(Some(status)),
             }
         }
-        if !stamped && self.responder.owes_ack() && sink.room() {
-            let ack = Frame { ack: self.responder.ack(), credit: self.responder.credit(), ..Frame::new(Op::Ack) };
-            stamped = sink.frame(ack, Source::None).is_ok();
+        if (self.rnr_news.is_some() || !stamped && self.responder.owes_ack()) && sink.room() {
+            let (ack, credit) = (self.responder.ack(), self.responder.credit());
+            let ack = Frame { ack, credit, imm: self.rnr_news.unwrap_or(0), ..Frame::new(Op::Ack) };
+            if sink.frame(ack, Source::None).is_ok() {
+                self.rnr_news = None;
+                stamped = true;
+            }
         }
         if stamped {
             // What goes out tells of the peer only if the stream had been full; and before an idle peer is asked
@@ -538,7 +550,7 @@ impl Engine {
     pub fn need(&self) -> Need {
         match self.state {
             State::Failed if !self.bye => Need::Now,
-            State::Open if !self.notes.is_empty() => Need::Now,
+            State::Open if !self.notes.is_empty() || self.rnr_news.is_some() => Need::Now,
             State::Open if self.responder.owes_ack_now() || self.responder.has_responses() => Need::Now,
             State::Open if self.responder.owes_ack() => Need::Lazy,
             _ => Need::Nothing,
@@ -575,7 +587,12 @@ impl Engine {
                 let slot = self.requester.on_atomic_response()?;
                 Incoming::AtomicResult { slot, before: frame.own[0] }
             }
-            Op::Ack => Incoming::Done,
+            Op::Ack => {
+                if frame.imm != 0 {
+                    self.peer_rnr_timer = Tick::from(frame.imm);
+                }
+                Incoming::Done
+            }
             Op::LaneOffer | Op::LaneOpen | Op::LaneReady => Incoming::Note(Note::of(frame)?),
             Op::Nak => {
                 self.fail(Some(Refusal::remote_status(frame.imm)));

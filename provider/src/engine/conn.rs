@@ -569,6 +569,13 @@ impl Conn {
         self.mind_deadlines(inner);
     }
 
+    /// The peer is told.
+    pub(crate) fn set_rnr_timer(self: &Arc<Self>, timer: Tick) {
+        let mut inner = self.lock();
+        inner.engine.set_rnr_timer(timer);
+        self.flush(&mut inner);
+    }
+
     fn start_timer(self: &Arc<Self>, inner: &mut Inner) {
         let now = crate::sys::time::now();
         inner.timer = Some(now);

@@ -104,7 +104,12 @@ impl Qp {
             (QpState::Init, QpState::Rtr) => Some(self.peer(&new)?),
             _ => None,
         };
+        // The hello tells of it otherwise.
+        let rnr_news = peer.is_none() && to != QpState::Reset && new.min_rnr_timer != attr.min_rnr_timer;
         self.apply(from, &new, peer, m.sqd_async_notify);
+        if rnr_news {
+            self.conn.set_rnr_timer(rnr_timer(new.min_rnr_timer));
+        }
         *attr = if to == QpState::Reset { initial(self.conn.cap()) } else { new };
         Ok(())
     }

@@ -79,6 +79,27 @@ fn a_paused_qp_holds_back_what_has_not_begun_and_has_no_deadline() {
 }
 
 #[test]
+fn the_receivers_rnr_timer_may_change() {
+    // It had been said in the hello only.
+    let timing = Timing { rnr_retry: 2, ..Setup::default().timing };
+    let mut net = paired(Setup { timing, rnr_timer: MS as u32, ..Setup::default() });
+    net.b.engine.set_rnr_timer(10 * MS);
+    assert_eq!(net.b.engine.need(), Need::Now);
+    net.settle();
+    assert_eq!(net.b.engine.need(), Need::Nothing);
+    net.a.send(0, SendOp::Send, b"nobody waits");
+    net.settle();
+    for _ in 0..19 {
+        net.tick(MS);
+    }
+    assert_eq!(net.a.statuses(), []);
+    for _ in 0..19 {
+        net.tick(MS);
+    }
+    assert_eq!(net.a.statuses(), [(0, RnrRetryExc)]);
+}
+
+#[test]
 fn a_sender_without_receive_gives_up_after_its_rnr_budget() {
     let timing = Timing { rnr_retry: 2, ..Setup::default().timing };
     let mut net = paired(Setup { timing, rnr_timer: 10 * MS as u32, ..Setup::default() });
