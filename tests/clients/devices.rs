@@ -41,7 +41,7 @@ pub fn rows() -> Vec<Trial> {
             ensure!(listed == ["dmv_eth0"], "listed are {listed:?}:\n{shown}");
             Ok(())
         }),
-        row("ibv_asyncwatch hears of a link that goes and comes", Kind::Veth, watched),
+        row("ibv_asyncwatch hears of a link that goes and comes, and of addresses", Kind::Veth, watched),
         row("LD_LIBRARY_PATH alone is enough", Kind::Loopback, |net| {
             let mut libdir = net.server().command(programs::dmverbs()?);
             libdir.arg("libdir");
