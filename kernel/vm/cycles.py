@@ -7,15 +7,15 @@ The argument is how many seconds may pass until it gets some payload.
 
 import copy
 import errno
-import fcntl
 import os
 import platform
 import re
 import socket
-import struct
 import subprocess
 import sys
 import time
+
+import softaccel
 
 sys.path.append("/src/tools/net/ynl/pyynl")
 from lib import NlError, YnlFamily  # noqa: E402
@@ -23,24 +23,7 @@ from lib import NlError, YnlFamily  # noqa: E402
 CYCLES = 200
 PATIENCE = int(sys.argv[1])
 SIZE = 4 << 20
-UDMABUF_CREATE, SOFTACCEL_ALLOC = 0x40187542, 0xC010D501
 NETLINK_GENERIC, SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 16, 270, 10, 11
-
-
-def udmabuf(size):
-    memory = os.memfd_create("lent", os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, size)
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    with open("/dev/udmabuf", "r+b", buffering=0) as lender:
-        lent = fcntl.ioctl(lender, UDMABUF_CREATE, bytearray(struct.pack("=IIQQ", memory, 0, 0, size)))
-    os.close(memory)
-    return lent
-
-
-def whole(size):
-    """Memory in one piece: the accelerator's."""
-    with open("/dev/softaccel0", "r+b", buffering=0) as accelerator:
-        return struct.unpack("=QiI", fcntl.ioctl(accelerator, SOFTACCEL_ALLOC, struct.pack("=QiI", size, -1, 0)))[1]
 
 
 def bind(netdev, port, dmabuf, *queues, **options):
@@ -82,7 +65,7 @@ def unreadable():
 
 def main():
     port = socket.if_nametoindex("vhs0")
-    dmabuf = udmabuf(SIZE)
+    dmabuf = softaccel.lent(SIZE)
     netdev, ethtool = (YnlFamily(f"/src/Documentation/netlink/specs/{name}.yaml") for name in ("netdev", "ethtool"))
     old = platform.release().startswith("6.12")
     # Headers are not split.
@@ -98,9 +81,9 @@ def main():
     refused(errno.EINVAL, None, netdev, port, os.open("/dev/null", os.O_RDWR), 1)
     if not old:
         for wanted, why, memory, size in (
-            (errno.EINVAL, "not aligned to niov size", udmabuf(SIZE + 4096), 65536),  # half a buffer at the end
+            (errno.EINVAL, "not aligned to niov size", softaccel.lent(SIZE + 4096), 65536),  # half a buffer at the end
             (errno.EINVAL, "not aligned to niov size", dmabuf, 4 << 20),
-            (errno.ERANGE, "a power of two from a page to 2 MiB", whole(4 << 20), 4 << 20),
+            (errno.ERANGE, "a power of two from a page to 2 MiB", softaccel.alloc(4 << 20), 4 << 20),
             (errno.ERANGE, "integer out of range", dmabuf, 2048),
             (errno.EINVAL, "rx-page-size must be a power of 2", dmabuf, 12288),
         ):
@@ -109,7 +92,7 @@ def main():
     for cycle in range(CYCLES):
         queues = set(range(cycle % 4 + 1))
         # Memory of its own: the last one's may be in use for a second more, by packets that nobody has read.
-        lent = udmabuf(SIZE)
+        lent = softaccel.lent(SIZE)
         owner = bind(netdev, port, lent, *queues)
         os.close(lent)
         assert bound(netdev, port) == queues

@@ -10,6 +10,7 @@ import functools
 import mmap
 import os
 import select
+import signal
 import struct
 import subprocess
 import time
@@ -250,6 +251,26 @@ def test_rate():
         limit.write("0")
     os.close(fd)
     assert took >= (4 << 20) / 20e6, f"4 MiB at 20 MB/s in {took:.3f} s"
+
+
+def test_interrupted_copies():
+    """What is complete has succeeded; else a signal ends it where it waits for the rate."""
+    fd = alloc(8 << 20)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    with open(RATE, "w") as limit:
+        limit.write("4")
+    for size, wanted in (1 << 20, True), (2 << 20, False):
+        before = info()["copies"]
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            copy(fd, fd, (0, 4 << 20, size))
+            done = True
+        except InterruptedError:
+            done = False
+        assert done == wanted and info()["copies"] - before == int(wanted), f"{size}: {done}"
+    with open(RATE, "w") as limit:
+        limit.write("0")
+    os.close(fd)
 
 
 def main():
