@@ -24,6 +24,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -479,16 +480,27 @@ static bool check_one(int fd, unsigned int which, enum operation operation, uint
 	return true;
 }
 
-static int check(int fd, unsigned int every)
+/* Standard input has a line, or has ended. */
+static bool is_told(void)
+{
+	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
+
+	return poll(&input, 1, 0) > 0;
+}
+
+/* Every operation with every `every`th size; if it waits, again and again until it is told that this is enough. */
+static int check(int fd, unsigned int every, bool waits)
 {
 	static const uint32_t sizes[] = { 1, 2, 3, 7, 64, 100, 1000, 4095, 4096, 4097, 10001, 65536, 100001, 262144,
 					  262145, 1 << 20, (1 << 20) + 1, 8 << 20 };
 	unsigned int i, seed = 1, wrong = 0, done = 0;
 	int operation;
 
-	for (operation = 0; operation < OPERATIONS; operation++)
-		for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i += every, seed++, done++)
-			wrong += !check_one(fd, seed % qps, operation, sizes[i], seed);
+	do {
+		for (operation = 0; operation < OPERATIONS; operation++)
+			for (i = 0; i < sizeof(sizes) / sizeof(*sizes); i += every, seed++, done++)
+				wrong += !check_one(fd, seed % qps, operation, sizes[i], seed);
+	} while (waits && !is_told());
 	printf("%u of %u transfers right\n", done - wrong, done);
 	return wrong != 0;
 }
@@ -683,7 +695,7 @@ int main(int argc, char **argv)
 	if (server)
 		serve(fd);
 	else if (!strcmp(argv[optind], "check"))
-		status = check(fd, every);
+		status = check(fd, every, waits);
 	else if (!strcmp(argv[optind], "speed"))
 		speed(fd, operation, size, total, waits);
 	else if (!strcmp(argv[optind], "hold"))
