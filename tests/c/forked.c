@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The peer has a child process that outlives it: what the child inherited must not keep the
- * connection alive. And a child that ends does its parent no harm.
+ * connection alive. A child that ends does its parent no harm. And one that goes on opens the
+ * device anew.
  */
 #define _GNU_SOURCE
 #include "rig.h"
@@ -113,11 +114,68 @@ static void harmless(void)
 	pair_drop(&a, &b);
 }
 
+/* A child of a process that has the device open sleeps on a channel of its own. */
+static void serve_own(const struct process *parent)
+{
+	struct ibv_comp_channel *channel;
+	struct setup setup = usual;
+	struct ibv_cq *cq;
+	struct end b;
+	void *told;
+
+	device = NULL;
+	rig_open(0, NULL);
+	channel = ibv_create_comp_channel(device);
+	need(channel);
+	setup.channel = channel;
+	b = end_join(parent, &setup);
+	post_recv(&b, 6, 0, 64);
+	need(ibv_req_notify_cq(b.recv_cq, 0) == 0);
+	meet(parent);
+	need(ibv_get_cq_event(channel, &cq, &told) == 0 && cq == b.recv_cq);
+	ibv_ack_cq_events(cq, 1);
+	expect(b.recv_cq, 6);
+	need(filled(b.buf, 64, 6));
+	ask(&b, (struct ask){ .id = 7, .op = IBV_WR_RDMA_WRITE, .len = 64, .to = 64 });
+	expect(b.send_cq, 7);
+	meet(parent);
+	end_drop(&b);
+	need(ibv_destroy_comp_channel(channel) == 0);
+	rig_close();
+}
+
+static void opens_anew(void)
+{
+	struct process child;
+	struct end a, x, y;
+
+	/* The parent's is in use. */
+	pair_make(&x, &y, &usual);
+	child = fork_peer();
+	if (child.child == 0) {
+		serve_own(&child);
+		exit(0);
+	}
+	a = end_join(&child, &usual);
+	fill(a.buf, 64, 6);
+	meet(&child);
+	ask(&a, (struct ask){ .id = 6, .op = IBV_WR_SEND, .len = 64 });
+	show_next("a child that has opened the device anew receives", a.send_cq);
+	meet(&child);
+	yes("  and writes", filled(a.buf + 64, 64, 6));
+	join(&child);
+	ask(&x, (struct ask){ .id = 8, .op = IBV_WR_RDMA_WRITE, .len = 64 });
+	show_next("  and its parent goes on", x.send_cq);
+	end_drop(&a);
+	pair_drop(&x, &y);
+}
+
 int main(int argc, char **argv)
 {
 	outcome("ibv_fork_init", ibv_fork_init());
 	outlived(argc, argv);
 	harmless();
+	opens_anew();
 	rig_close();
 	return 0;
 }

@@ -147,7 +147,7 @@ void show_next(const char *what, struct ibv_cq *cq);
 
 /* ---- processes ---- */
 
-/* Before the device is opened. The child dies with its parent. */
+/* The child dies with its parent, and opens a device of its own. */
 struct process fork_peer(void);
 void tell(int fd, const void *bytes, size_t len);
 void hear(int fd, void *bytes, size_t len);

@@ -22,6 +22,7 @@ static struct ibv_qp_attr query(const struct end *end)
 			  IBV_QP_RQ_PSN | IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC | IBV_QP_MAX_DEST_RD_ATOMIC |
 			  IBV_QP_MIN_RNR_TIMER | IBV_QP_DEST_QPN | IBV_QP_CAP, &init) == 0);
 	need(init.send_cq == end->send_cq && init.recv_cq == end->recv_cq && init.qp_type == IBV_QPT_RC);
+	need(end->qp->state == attr.qp_state);
 	need(attr.cap.max_send_wr == end->setup.cap.max_send_wr && init.cap.max_recv_sge == end->setup.cap.max_recv_sge);
 	return attr;
 }

@@ -562,6 +562,11 @@ impl Conn {
         self.settle(inner);
     }
 
+    /// What goes on is not awaited to be drained.
+    pub(crate) fn forget_drained(&self, inner: &mut Inner) {
+        inner.drained_wanted = false;
+    }
+
     /// Deadlines that run are looked at anew.
     pub(crate) fn set_timing(self: &Arc<Self>, inner: &mut Inner, timing: proto::Timing) {
         inner.engine.set_timing(timing);

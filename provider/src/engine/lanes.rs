@@ -15,7 +15,7 @@ use crate::config::Devmem;
 use crate::mem::{Device, Kind};
 use crate::sys::epoll::Interest;
 use crate::sys::socket::{self, Socket};
-use crate::sys::time;
+use crate::sys::{thread, time};
 use crate::transport::Receiver;
 
 /// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
@@ -109,7 +109,7 @@ impl Lanes {
         }
         if receiver.asked.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let take = move || progress.lanes.prepare(progress, ifindex, receiver.memory().0);
-            if let Err(e) = std::thread::Builder::new().name("dmverbs queue".into()).spawn(take) {
+            if let Err(e) = thread::spawn("dmverbs queue", take) {
                 tracing::debug!(error = %e, "no thread to ask for a queue with");
             }
         }

@@ -24,7 +24,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use dmverbs_proto::Tick;
@@ -49,7 +49,7 @@ use crate::sys::cancel::Uncancelled;
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
 use crate::sys::socket::{self, Iov};
-use crate::sys::time;
+use crate::sys::{thread, time};
 use crate::transport::{BatchPool, Bindings};
 
 /// The longest message; `max_msg_sz` of ibv_query_port(3).
@@ -154,29 +154,28 @@ impl Desk {
 }
 
 impl Progress {
-    /// The process's engine, started by its first user.
+    /// The process's engine, started by its first user. A child of fork(2) starts one of its own: of its parent's it has
+    /// neither the thread nor the sockets.
     pub(crate) fn start() -> Result<&'static Progress, Error> {
-        static ENGINE: OnceLock<Progress> = OnceLock::new();
-        static STARTING: Mutex<()> = Mutex::new(());
-        if let Some(engine) = ENGINE.get() {
-            return Ok(engine);
-        }
-        let _one = STARTING.lock();
-        if let Some(engine) = ENGINE.get() {
+        static ENGINE: Mutex<Option<(u32, &'static Progress)>> = Mutex::new(None);
+        let mut engine = ENGINE.lock();
+        let pid = std::process::id();
+        if let Some((_, engine)) = engine.filter(|(owner, _)| *owner == pid) {
             return Ok(engine);
         }
         let config = crate::config::config()?;
-        let engine = ENGINE.get_or_init({
-            let progress = Progress::new(config)?;
-            || progress
-        });
-        std::thread::Builder::new().name("dmverbs".into()).spawn(|| engine.run())?;
+        // It begins with the engine, if there is one.
+        let (tell, told) = mpsc::channel::<&'static Progress>();
+        thread::spawn("dmverbs", move || told.iter().for_each(Progress::run))?;
+        let started: &'static Progress = Box::leak(Box::new(Progress::new(config)?));
+        *engine = Some((pid, started));
+        let _ = tell.send(started);
         crate::sys::at_exit(|| {
-            if let Some(engine) = ENGINE.get() {
+            if let Some((_, engine)) = ENGINE.try_lock().and_then(|engine| *engine) {
                 engine.farewell();
             }
         });
-        Ok(engine)
+        Ok(started)
     }
 
     fn new(config: &Config) -> Result<Progress, Error> {

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use super::{Progress, REPORT};
 use crate::object::{ProcessReport, QpReport};
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::report;
+use crate::sys::{report, thread};
 
 /// The listener, if there is one: nothing depends on it.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Reporter {
             let Ok(text) = serde_json::to_vec(&progress.report()) else { return };
             // Whoever asks may be slow to read.
             let tell = move || tell(stream, &text);
-            if let Err(e) = std::thread::Builder::new().name("dmverbs report".into()).spawn(tell) {
+            if let Err(e) = thread::spawn("dmverbs report", tell) {
                 tracing::debug!(error = %e, "no thread to answer with");
             }
         }

@@ -115,10 +115,11 @@ impl Cq {
             return Err((cq, e));
         }
         if let Some(waker) = &cq.waker {
+            waker.close(cq.cookie);
+            // Whoever acknowledged the last event may have armed it before.
             if cq.ring.forget_notify() != Notify::Never {
                 cq.context.progress().forget_sleeper();
             }
-            waker.close(cq.cookie);
         }
         cq.context.events().forget(cq.cookie);
         Ok(())

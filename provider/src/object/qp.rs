@@ -170,6 +170,7 @@ impl Qp {
             }
             QpState::Rts if from == QpState::Sqd => {
                 inner.set_paused(false);
+                self.conn.forget_drained(&mut inner);
                 self.conn.flush(&mut inner);
             }
             QpState::Rtr if from == QpState::Init => {

@@ -14,11 +14,14 @@ pub(crate) mod random;
 pub(crate) mod report;
 pub(crate) mod socket;
 pub(crate) mod softaccel;
+pub(crate) mod thread;
 pub mod time;
 pub(crate) mod uring;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An open file descriptor, closed by number: see [`cancel`].
 #[derive(Debug)]
@@ -68,17 +71,20 @@ pub(crate) fn is_secure() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Has `function` called when the process exits, but not when a child of it does; atexit(3). One function a process.
+/// Has `function` called when the process exits, but not when a child of it does that has not asked for it; atexit(3). One
+/// function a program.
 pub(crate) fn at_exit(function: fn()) {
-    static FUNCTION: std::sync::OnceLock<(fn(), u32)> = std::sync::OnceLock::new();
+    static FUNCTION: OnceLock<fn()> = OnceLock::new();
+    static PID: AtomicU32 = AtomicU32::new(0);
     extern "C" fn call() {
-        if let Some((function, pid)) = FUNCTION.get()
-            && std::process::id() == *pid
+        if let Some(function) = FUNCTION.get()
+            && PID.load(Ordering::Acquire) == std::process::id()
         {
             function();
         }
     }
-    if FUNCTION.set((function, std::process::id())).is_ok() {
+    PID.store(std::process::id(), Ordering::Release);
+    if FUNCTION.set(function).is_ok() {
         // SAFETY: `call` is a function without arguments that does not unwind: `farewell` takes no lock by force.
         unsafe { libc::atexit(call) };
     }
