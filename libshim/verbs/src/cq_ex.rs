@@ -8,8 +8,8 @@ use dmverbs_provider::object::Completion;
 use parking_lot::RawMutex;
 use parking_lot::lock_api::RawMutex as _;
 use rdma_core_sys::verbs::{
-    IBV_CQ_INIT_ATTR_MASK_FLAGS, IBV_CREATE_CQ_ATTR_IGNORE_OVERRUN, IBV_CREATE_CQ_ATTR_SINGLE_THREADED,
-    IBV_WC_STANDARD_FLAGS, ibv_cq_ex, ibv_cq_init_attr_ex, ibv_poll_cq_attr, ibv_wc_opcode, ibv_wc_tm_info,
+    IBV_CQ_INIT_ATTR_MASK_FLAGS, IBV_CREATE_CQ_ATTR_SINGLE_THREADED, IBV_WC_STANDARD_FLAGS, ibv_cq_ex,
+    ibv_cq_init_attr_ex, ibv_poll_cq_attr, ibv_wc_opcode, ibv_wc_tm_info,
 };
 
 use crate::channel::Channel;
@@ -48,9 +48,8 @@ entry! {
         if attr.comp_mask & !IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 {
             return Err(Errno::unsupported("`comp_mask` asks for a parent domain or something unknown"));
         }
-        let known = IBV_CREATE_CQ_ATTR_SINGLE_THREADED | IBV_CREATE_CQ_ATTR_IGNORE_OVERRUN;
-        if attr.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 && attr.flags & !known != 0 {
-            return Err(Errno::unsupported("`flags` holds something unknown"));
+        if attr.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 && attr.flags & !IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 {
+            return Err(Errno::unsupported("`flags` asks to ignore overruns, or holds something unknown"));
         }
         let channel = if attr.channel.is_null() { None } else { Some(Channel::find(attr.channel, "channel")?) };
         let vector = c_int::try_from(attr.comp_vector).unwrap_or(-1);

@@ -49,6 +49,8 @@ type Device = Handle<DeviceClass>;
 entry! {
     /// ibv_get_device_list(3)
     pub fn ibv_get_device_list(num_devices: Option<Out<'_, c_int>>) -> Ptr<*mut ibv_device> {
+        let mut num_devices = num_devices;
+        num_devices.iter_mut().for_each(|count| count.set(0));
         dmverbs_ffi::log::start()?;
         let devices = object::devices().map_err(|e| Errno::from(e).loud())?;
         let devices: Vec<_> = devices.into_iter().map(listed).collect();

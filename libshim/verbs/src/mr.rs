@@ -49,7 +49,8 @@ entry! {
     ) -> Ptr<ibv_mr> {
         let access = rights(access.cast_unsigned())?;
         let mr = object::Mr::register_dmabuf(pd, offset, length as u64, iova, fd, access)?;
-        Ok(publish(pd, std::ptr::null_mut(), length, mr))
+        // There is no address: rdma-core has the offset there.
+        Ok(publish(pd, std::ptr::without_provenance_mut(offset as usize), length, mr))
     }
 
     /// ibv_rereg_mr(3): any failure leaves the region as it was, which is IBV_REREG_MR_ERR_INPUT, −1.

@@ -110,10 +110,14 @@ entry! {
     pub fn ibv_query_qp(
         qp: &Qp, attr: Out<'_, ibv_qp_attr>, attr_mask: c_int, init_attr: Out<'_, ibv_qp_init_attr>,
     ) -> Code {
-        // Every attribute costs the same, so the mask, which only permits to leave some out, is not needed.
-        let (_, mut attr, mut init_attr) = (attr_mask, attr, init_attr);
+        // Every attribute costs the same, so what the mask permits to leave out is there, too.
+        let (mut attr, mut init_attr) = (attr, init_attr);
         let now = qp.provider().query();
         attr.set(attributes(&now));
+        if attr_mask.cast_unsigned() & IBV_QP_STATE != 0 {
+            // SAFETY: the structure lives; a program must not query a QP in one thread and modify it in another.
+            unsafe { (*qp.c()).qp_base.state = now.state as u32 };
+        }
         // SAFETY: the structure lives; these members never change after creation.
         let base = unsafe { &(*qp.c()).qp_base };
         init_attr.set(ibv_qp_init_attr {
