@@ -79,11 +79,14 @@ entry! {
         if entries.is_null() && !gids.is_empty() {
             return Err(Errno::misuse("`entries` is NULL"));
         }
-        for (i, gid) in gids.iter().enumerate() {
-            // SAFETY: the array has room for `max_entries` of them: the caller's duty; `i` is below that.
-            unsafe { entries.add(i).write(gid_entry(context.device(), i, *gid)) };
+        let there = gids.iter().enumerate().filter(|(_, gid)| **gid != Gid::ZERO);
+        let mut count = 0;
+        for (i, gid) in there {
+            // SAFETY: the array has room for `max_entries` of them: the caller's duty; there are no more than GIDs.
+            unsafe { entries.add(count).write(gid_entry(context.device(), i, *gid)) };
+            count += 1;
         }
-        Ok(gids.len())
+        Ok(count)
     }
 
     /// The type of a GID, as rdma-core's own libraries ask for it
@@ -150,7 +153,9 @@ fn entry(device: &Device, index: usize) -> Result<ibv_gid_entry, Errno> {
     if gid.is_none() && index >= device.port().gids.max(1) {
         return Err(Errno::invalid("the GID index is beyond the table"));
     }
-    gid.map(|gid| gid_entry(device, index, gid)).ok_or(Errno::new(libc::ENODATA, "no GID has this index"))
+    gid.filter(|gid| *gid != Gid::ZERO)
+        .map(|gid| gid_entry(device, index, gid))
+        .ok_or(Errno::new(libc::ENODATA, "no GID has this index"))
 }
 
 fn gid_entry(device: &Device, index: usize, gid: Gid) -> ibv_gid_entry {

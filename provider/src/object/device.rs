@@ -1,8 +1,11 @@
 //! Devices: one for each interface that has an address.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Error, Gid};
 use crate::config;
@@ -131,26 +134,37 @@ impl Device {
         self.guid
     }
 
-    /// Its GIDs now: IPv4 addresses as IPv4-mapped, then global IPv6 ones. None if the interface is gone.
+    /// Its GIDs now, by index: IPv4 addresses as IPv4-mapped, then global IPv6 ones, as they were found first. While this
+    /// process lives, an address keeps its index; where one has gone the zero GID is, until another comes.
     ///
     /// # Errors
     /// The kernel does not list them, for want of file descriptors for instance.
     pub fn gids(&self) -> Result<Vec<Gid>, Error> {
-        Ok(self.interface()?.as_ref().map(gids_of).unwrap_or_default())
+        Ok(self.table(self.interface()?.as_ref()))
     }
 
     /// The state of its port now; down if the interface is gone.
     #[must_use]
     pub fn port(&self) -> PortInfo {
-        let interface = self.interface().ok().flatten();
+        let found = self.interface().ok();
+        let gids = found.as_ref().map_or(0, |interface| self.table(interface.as_ref()).len());
+        let interface = found.flatten();
         // The interface may have been renamed since.
         let name = interface.as_ref().map_or(&self.ifname, |interface| &interface.name);
         PortInfo {
             active: interface.as_ref().is_some_and(Interface::is_running),
             mtu: interface::mtu(name).unwrap_or(1500),
             speed_mbps: interface::speed_mbps(name).ok().flatten().unwrap_or(10_000),
-            gids: interface.as_ref().map_or(0, |interface| gids_of(interface).len()),
+            gids,
         }
+    }
+
+    fn table(&self, interface: Option<&Interface>) -> Vec<Gid> {
+        static TABLES: Mutex<BTreeMap<u32, Vec<Gid>>> = Mutex::new(BTreeMap::new());
+        let mut tables = TABLES.lock();
+        let table = tables.entry(self.ifindex).or_default();
+        update(table, &interface.map(gids_of).unwrap_or_default());
+        table.clone()
     }
 
     fn interface(&self) -> io::Result<Option<Interface>> {
@@ -163,6 +177,24 @@ fn gids_of(interface: &Interface) -> Vec<Gid> {
     // A stable sort: IPv4 first, each family in the kernel's order.
     ips.sort_by_key(IpAddr::is_ipv6);
     ips.into_iter().filter_map(gid_of).collect()
+}
+
+/// Makes a table say which GIDs there are now; who stays keeps its place.
+fn update(table: &mut Vec<Gid>, now: &[Gid]) {
+    for gid in table.iter_mut().filter(|gid| !now.contains(gid)) {
+        *gid = Gid::ZERO;
+    }
+    for gid in now {
+        if table.contains(gid) {
+            continue;
+        }
+        match table.iter_mut().find(|place| **place == Gid::ZERO) {
+            Some(place) => *place = *gid,
+            None => table.push(*gid),
+        }
+    }
+    let used = table.iter().rposition(|gid| *gid != Gid::ZERO).map_or(0, |last| last + 1);
+    table.truncate(used);
 }
 
 fn guid_of(interface: &Interface) -> [u8; 8] {
@@ -188,6 +220,21 @@ mod tests {
         let code = |mtu| PortInfo { active: true, mtu, speed_mbps: 1, gids: 1 }.mtu_code();
         let codes = [68, 256, 511, 512, 1024, 1500, 2047, 2048, 4095, 4096, 9000, 65_536].map(code);
         assert_eq!(codes, [1, 1, 1, 2, 3, 3, 3, 4, 4, 5, 5, 5]);
+    }
+
+    #[test]
+    fn a_gid_keeps_its_index_while_others_come_and_go() {
+        let gid = |last| Gid::from(IpAddr::from([10, 9, 0, last]));
+        let mut table = Vec::new();
+        let mut after = |now: &[Gid]| {
+            update(&mut table, now);
+            table.clone()
+        };
+        assert_eq!(after(&[gid(1), gid(2)]), [gid(1), gid(2)]);
+        assert_eq!(after(&[gid(3), gid(1), gid(2)]), [gid(1), gid(2), gid(3)]);
+        assert_eq!(after(&[gid(2), gid(3)]), [Gid::ZERO, gid(2), gid(3)]);
+        assert_eq!(after(&[gid(2), gid(4)]), [gid(4), gid(2)]);
+        assert_eq!(after(&[]), []);
     }
 
     /// The namespace is entered as nsenter(1) does: /sys still shows the interfaces of the old one.

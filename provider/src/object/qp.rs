@@ -6,7 +6,7 @@ use dmverbs_proto::{Access, Tick, Timing, rnr_timer};
 use parking_lot::Mutex;
 
 use super::{
-    AhAttr, Cookie, Cq, Error, Limits, Mr, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr, Taken,
+    AhAttr, Cookie, Cq, Error, Gid, Limits, Mr, Pd, QpAttr, QpCap, QpModify, QpState, QpType, RecvWr, SendWr, Taken,
     transition,
 };
 use crate::engine::{Conn, Inner, Peer, Phase};
@@ -117,7 +117,8 @@ impl Qp {
     fn peer(&self, attr: &QpAttr) -> Result<Peer, Error> {
         let device = self.conn.pd.context().device();
         let gids = device.gids()?;
-        let local_gid = *gids.get(usize::from(attr.ah.sgid_index)).ok_or(Error::Invalid("no such GID index"))?;
+        let local_gid = gids.get(usize::from(attr.ah.sgid_index)).copied().filter(|gid| *gid != Gid::ZERO);
+        let local_gid = local_gid.ok_or(Error::Invalid("no such GID index"))?;
         if attr.ah.dgid.ip().is_unspecified() {
             return Err(Error::Invalid("the destination GID is zero: RoCE addresses need a global route"));
         }

@@ -228,6 +228,9 @@ pub struct QpAttr {
 pub struct Gid(pub [u8; 16]);
 
 impl Gid {
+    /// An empty place of a table.
+    pub const ZERO: Gid = Gid([0; 16]);
+
     /// The IP address it stands for; IPv4-mapped ones come out as IPv4.
     #[must_use]
     pub fn ip(self) -> IpAddr {
