@@ -124,25 +124,38 @@ impl<T: Copy> Ring<T> {
         self.back.dead.load(Ordering::Acquire)
     }
 
-    /// Adds all items, in order, or as many as fit; a dead ring takes none. The iterator runs under the producers' lock,
-    /// but for its first item; without one, nothing is locked.
+    /// Adds all items, in order, or as many as fit; a dead ring takes none. What was `left` before comes first. Where no
+    /// more than `owed` items can be waiting for their turn, and these would all fit, the ring does not overflow: the first
+    /// that finds no room is `left`, and those behind it are not asked for.
+    ///
+    /// The iterator runs under the producers' lock, but for its first item; without one, nothing is locked.
     #[inline]
-    pub(crate) fn push(&self, items: impl IntoIterator<Item = T>, solicited: impl Fn(&T) -> bool) -> Pushed {
+    pub(crate) fn push(
+        &self,
+        left: &mut Option<T>,
+        items: impl IntoIterator<Item = T>,
+        owed: usize,
+        solicited: impl Fn(&T) -> bool,
+    ) -> Pushed {
         let mut locked = None;
-        let (mut any_solicited, mut overflowed) = (false, false);
-        for item in items {
+        let (mut added, mut any_solicited, mut overflowed) = (false, false, false);
+        for item in left.take().into_iter().chain(items) {
             let producer = locked.get_or_insert_with(|| self.back.producer.lock());
             if overflowed || self.back.dead.load(Ordering::Relaxed) {
                 continue;
             }
-            any_solicited |= solicited(&item);
             if !producer.has_room() {
                 self.make_room(producer);
                 if !producer.has_room() {
+                    if owed <= producer.capacity {
+                        *left = Some(item);
+                        break;
+                    }
                     overflowed = true;
                     continue;
                 }
             }
+            (added, any_solicited) = (true, any_solicited || solicited(&item));
             // SAFETY:
             // - Fewer than `mask + 1` slots are in use: `has_room`.
             // - The slot is ours: its item is not queued, and we hold the producers' lock.
@@ -162,7 +175,7 @@ impl<T: Copy> Ring<T> {
         let notify = match producer.notify {
             Notify::Never => false,
             Notify::Solicited => overflowed || any_solicited,
-            Notify::Next => true,
+            Notify::Next => overflowed || added,
         };
         if notify {
             producer.notify = Notify::Never;
@@ -394,11 +407,25 @@ mod tests {
     }
 
     #[test]
+    fn where_all_were_promised_room_one_is_left_and_the_rest_is_not_asked_for() {
+        let ring = ring(3);
+        let (mut left, mut items) = (None, 0..);
+        let mut push = |left: &mut Option<u64>, n| ring.push(left, items.by_ref().take(n), 3, |_| false);
+        assert_eq!(push(&mut left, 5), Pushed::default());
+        assert_eq!(left, Some(3));
+        ring.notify(Notify::Next);
+        assert_eq!(push(&mut left, 5), Pushed::default(), "nothing was added to tell of");
+        assert_eq!((left, pop(&ring, 2)), (Some(3), vec![0, 1]));
+        assert!(push(&mut left, 5).notify);
+        assert_eq!((left, pop(&ring, 5)), (Some(5), vec![2, 3, 4]));
+    }
+
+    #[test]
     fn one_push_is_told_of_per_request() {
         let ring = ring(10);
         assert!(!push(&ring, 0..1).notify);
         ring.notify(Notify::Next);
-        assert!(!ring.push([], |_| true).notify);
+        assert!(!ring.push(&mut None, [], MANY, |_| true).notify);
         assert!(push(&ring, 1..2).notify);
         assert!(!push(&ring, 2..3).notify);
     }
@@ -475,6 +502,8 @@ mod tests {
     }
 
     const SOLICITED: u64 = 1 << 40;
+    /// More than can have been promised room.
+    const MANY: usize = usize::MAX;
     const STOP: u64 = 1 << 41;
 
     fn ring(capacity: usize) -> Ring<u64> {
@@ -482,7 +511,7 @@ mod tests {
     }
 
     fn push(ring: &Ring<u64>, items: std::ops::Range<u64>) -> Pushed {
-        ring.push(items, |item| *item == SOLICITED)
+        ring.push(&mut None, items, MANY, |item| *item == SOLICITED)
     }
 
     fn pop(ring: &Ring<u64>, max: usize) -> Vec<u64> {

@@ -164,6 +164,34 @@ fn a_qp_connected_to_itself_reads_its_own_memory() {
 }
 
 #[test]
+fn requests_are_taken_as_long_as_their_completions_find_room() {
+    let (_pd, a, b) = connected(8);
+    let (sends, sge) = (64, [a.sge(0, 8)]);
+    let post = |id| {
+        let wr = SendWr { id, op: SendOp::Write(b.remote(0)), flags: SendFlags::empty(), payload: Payload::Sges(&sge) };
+        a.qp.post_send([wr]).is_ok()
+    };
+    // Nobody polls: these fit, one more waits to be let in, and the others keep their places in the send queue.
+    let most = a.cq.capacity() as u64 + 1 + sends;
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut posted = 0;
+    while posted < most {
+        posted += u64::from(post(posted));
+        assert!(Instant::now() < end, "{posted} of {most}");
+    }
+    let later = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < later {
+        assert!(!post(posted), "its completion would be lost");
+    }
+    for id in 0..posted {
+        let completion = a.wait();
+        assert_eq!((completion.id, completion.status), (id, Status::Success));
+    }
+    assert!(post(posted));
+    assert_eq!(a.wait().id, posted);
+}
+
+#[test]
 fn what_is_in_use_cannot_be_destroyed() {
     let (pd, a, _b) = connected(8);
     let (cq, _) = Cq::destroy(a.cq).unwrap_err();

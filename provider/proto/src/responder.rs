@@ -115,9 +115,10 @@ impl Responder {
         }
     }
 
+    /// Room for this many more receives. One has its place until its completion has been taken.
     pub(crate) fn room(&self) -> usize {
         let filling = usize::from(matches!(self.inbound, Some(Inbound::Send { .. })));
-        self.capacity - self.receives.len() - filling
+        self.capacity.saturating_sub(self.receives.len() + filling + self.completions.len())
     }
 
     pub(crate) fn next_slot(&self) -> u32 {

@@ -106,6 +106,9 @@ pub(crate) struct Inner {
     /// It is among those whose turn has begun.
     counted: bool,
     pub(super) drained_wanted: bool,
+    /// Completions, of sending and of receiving, for which there was no room; and whether it is among those that are held.
+    pub(super) left: (Option<proto::Completion>, Option<proto::Completion>),
+    pub(super) held: bool,
     /// The QP has failed for a reason of its own, and its owner has been told.
     pub(super) reported: bool,
 }
@@ -150,6 +153,8 @@ impl Conn {
             starved: false,
             counted: false,
             drained_wanted: false,
+            left: (None, None),
+            held: false,
             reported: false,
         };
         Conn {
@@ -191,6 +196,7 @@ impl Conn {
         inner.return_messages();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
         inner.timer = None;
+        inner.left = (None, None);
     }
 
     /// Posts one send request; the caller flushes when the list is posted.

@@ -49,8 +49,11 @@ impl Conn {
         if inner.phase == Phase::Gone {
             return;
         }
-        self.send_cq.push(iter::from_fn(|| inner.engine.poll_send()));
-        self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv()));
+        self.send_cq.push(&mut inner.left.0, iter::from_fn(|| inner.engine.poll_send()));
+        self.recv_cq.push(&mut inner.left.1, iter::from_fn(|| inner.engine.poll_recv()));
+        if inner.left != (None, None) && !std::mem::replace(&mut inner.held, true) {
+            self.progress.hold(self);
+        }
         if inner.drained_wanted && inner.engine.is_drained() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));

@@ -49,8 +49,8 @@ impl Qp {
         let conn = Arc::new(Conn::new(qpn, pd, cqs, cap, init.sq_sig_all, init.cookie, place));
         progress.registry().insert(&conn);
         pd.attach();
-        init.send_cq.attach();
-        init.recv_cq.attach();
+        init.send_cq.attach(cap.send_wr);
+        init.recv_cq.attach(cap.recv_wr);
         Ok(Arc::new(Qp { conn, attr: Mutex::new(initial(cap)) }))
     }
 
@@ -339,8 +339,8 @@ impl Qp {
         drop(turn);
         conn.progress.registry().release(conn);
         conn.pd.context().events().forget(conn.cookie);
-        conn.send_cq.detach();
-        conn.recv_cq.detach();
+        conn.send_cq.detach(conn.cap().send_wr);
+        conn.recv_cq.detach(conn.cap().recv_wr);
         conn.pd.detach();
         Ok(())
     }
