@@ -3,6 +3,7 @@
 """Clients of `dmverbs broker` that are not dmverbs: what they get, and what not; provider/netdev/src/broker.rs."""
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -91,8 +92,6 @@ def test_refusals(memory):
     others = [
         (NIC, memory, listener(address="fd78::1"), "the second descriptor is bound to one address"),
         (NIC, memory, listener(ifname="lo"), "the second descriptor is not bound to the interface"),
-        (NIC, open("/dev/softaccel0"), listener(), "the first descriptor is no dma-buf"),
-        (NIC, listener(), listener(), "the first descriptor is no dma-buf"),
         ("lo", memory, listener(ifname="lo"), "cannot read the rings of lo: Operation not supported (os error 95)"),
     ]
     for ifname, first, second, wanted in others:
@@ -103,6 +102,22 @@ def test_refusals(memory):
         first is memory or first.close()
         second.close()
     await_rules(0)
+
+
+def test_what_is_no_dma_buf_is_not_bound(_):
+    wanted = rf"cannot bind a dma-buf to RX queues \[\d+\] of {NIC}: Invalid argument \(os error 22\)"
+    for first in open("/dev/softaccel0"), listener():
+        with connect() as connection, first, listener() as second:
+            why = ask(connection, NIC, first, second)
+            assert re.fullmatch(wanted, why), why
+            assert ended(connection)
+
+
+def test_a_request_comes_with_two_descriptors(memory):
+    with connect() as connection, listener() as tcp:
+        why = ask(connection, NIC, memory, *[tcp] * 9)
+        assert why == "a request comes with two descriptors", why
+        assert ended(connection)
 
 
 def test_silence(_):

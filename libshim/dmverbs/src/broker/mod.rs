@@ -2,10 +2,18 @@
 //!
 //! `request` judges what a client sends, `serve` keeps the clients and what they are lent, `confine` gives up what the
 //! broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
+//!
+//! A client can make it last for ever to look at what it sends, or to close that. `pool` has threads for it, so that
+//! no other user waits, unless as many users as there are threads do so; `report` is how they tell `serve` what they
+//! have heard.
 
 mod confine;
+mod pool;
+mod report;
 mod request;
 mod serve;
+#[cfg(test)]
+mod testing;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -17,12 +25,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dmverbs_netdev::{Ethtool, broker};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use crate::failure::Failure;
 use crate::{privilege, state};
-use request::Discard;
+use pool::Helpers;
 use serve::{Limits, Server};
 
 /// Let unprivileged processes receive into device memory.
@@ -70,12 +79,12 @@ impl Broker {
         let namespace = Ethtool::open().and_then(|ethtool| ethtool.namespace()).map_err(Failure::ours)?;
         let stop = stop().map_err(Failure::ours)?;
         let listener = self.listen(&path)?;
-        let limits = Limits { leases_per_user: self.leases_per_user as usize };
+        let limits = Limits { leases_per_user: self.leases_per_user as usize, waiting: descriptors() / 2 };
         confine::capabilities().map_err(Failure::ours)?;
-        let discard = Discard::start().map_err(Failure::ours)?;
+        let helpers = Helpers::start().map_err(Failure::ours)?;
+        let mut server = Server::new(listener, stop, namespace, limits, helpers).map_err(Failure::ours)?;
         confine::system_calls().map_err(Failure::ours)?;
         serve::say(format_args!("listening at {}", path.display()));
-        let mut server = Server::new(listener, stop, namespace, limits, discard);
         let served = server.run();
         // While it still listens: no other has taken its place.
         let _ = fs::remove_file(&path);
@@ -118,6 +127,14 @@ fn stop() -> io::Result<UnixStream> {
         pipe::register(signal, tell.try_clone()?)?;
     }
     Ok(stop)
+}
+
+/// How many descriptors there can be, now that there can be as many as this process may ask for.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // Else it stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -1,104 +1,126 @@
 //! What a client has sent, and whether it may have what it asks for.
 
-use std::io::{self, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Barrier};
-use std::thread;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use dmverbs_netdev::broker::Request;
 use dmverbs_netdev::{Protocol, bound_interface, namespace};
-use rustix::fs::{SeekFrom, fstatfs, seek};
 use rustix::io::Errno;
-use rustix::net::sockopt::{ipv6_v6only, socket_acceptconn, socket_domain, socket_protocol};
+use rustix::net::sockopt::{ipv6_v6only, set_socket_passcred, socket_acceptconn, socket_domain, socket_protocol};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, getsockname, ipproto, recvmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, getsockname, ipproto,
+    recvmsg, shutdown,
 };
+
+use super::pool::Foreign;
 
 /// Why a client is refused: the error number that comes closest, and words.
 pub type Refusal = (i32, String);
+
+/// A connection with a client. It ends when it is dropped; what is in it still may take a helper to close.
+#[derive(Debug)]
+pub struct Connection(Foreign);
 
 /// A request that may be granted.
 #[derive(Debug)]
 pub struct Wish {
     pub ifindex: u32,
-    pub dmabuf: OwnedFd,
-    pub listener: OwnedFd,
+    pub dmabuf: Foreign,
+    pub listener: Foreign,
     pub port: u16,
     pub protocols: &'static [Protocol],
 }
 
 /// What came from a client.
 #[derive(Debug)]
-pub enum Came {
+pub enum Heard {
     /// Nothing yet.
     Nothing,
     /// It has closed the connection, or the connection is broken.
     End,
-    /// It sent this, and those descriptors.
-    Message(Vec<u8>, Vec<OwnedFd>),
+    /// It has asked for something, which may be refused already.
+    Request(Result<Wish, Refusal>),
 }
 
-/// Takes what a client has sent.
-pub fn receive(connection: BorrowedFd) -> Came {
-    let mut bytes = [0; Request::LEN + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
+impl Connection {
+    pub fn new(connection: Foreign) -> Self {
+        Self(connection)
+    }
+
+    /// Takes a message of the client, and judges it. A client can make this last for ever.
+    pub fn hear(&self, own_namespace: u64) -> Heard {
+        let mut bytes = [0; Request::LEN + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights.map(|descriptor| self.0.another(descriptor)));
+            }
+        }
+        match received {
+            Err(Errno::AGAIN | Errno::INTR) => Heard::Nothing,
+            Ok(received) if received.bytes > 0 || !descriptors.is_empty() => {
+                // Descriptors that found no room make it a request that it is not.
+                let len = if received.flags.contains(ReturnFlags::CTRUNC) { 0 } else { received.bytes };
+                Heard::Request(Wish::judge(&bytes[..len], descriptors, own_namespace))
+            }
+            Ok(_) | Err(_) => Heard::End,
         }
     }
-    match received {
-        Err(Errno::AGAIN | Errno::INTR) => Came::Nothing,
-        Ok(received) if received.bytes > 0 || !descriptors.is_empty() => {
-            // Descriptors that found no room make it a request that it is not.
-            let len = if received.flags.contains(ReturnFlags::CTRUNC) { 0 } else { received.bytes };
-            Came::Message(bytes[..len].to_vec(), descriptors)
+
+    /// Whether nothing is left in a connection that has been shut down.
+    fn is_empty(&self) -> bool {
+        // With this, not even a message of no bytes looks like none: it has credentials, for which there is no room.
+        if set_socket_passcred(&self.0, true).is_err() {
+            return false;
         }
-        Ok(_) | Err(_) => Came::End,
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut RecvAncillaryBuffer::default(), flags)
+            .is_ok_and(|received| !received.flags.contains(ReturnFlags::CTRUNC))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Nothing comes any more; and the client sees the end now, whenever the connection is closed.
+        let ended = shutdown(&self.0, Shutdown::Both);
+        if ended.is_ok() && self.is_empty() {
+            self.0.close();
+        }
     }
 }
 
 impl Wish {
-    /// What a client asks for by this message. Descriptors that are not what they should be go to `discard`.
+    /// What a client asks for by this message.
     ///
     /// # Errors
     /// Why it may not have it.
-    pub fn judge(
-        message: &[u8],
-        descriptors: Vec<OwnedFd>,
-        own_namespace: u64,
-        discard: &Discard,
-    ) -> Result<Self, Refusal> {
+    fn judge(message: &[u8], descriptors: Vec<Foreign>, own_namespace: u64) -> Result<Self, Refusal> {
         let Some(Request { ifindex }) = Request::decode(message) else {
-            descriptors.into_iter().for_each(|descriptor| discard.close(descriptor));
             return Err((libc::EPROTO, "that is no request that this broker understands".to_owned()));
         };
-        let [dmabuf, listener] = match <[OwnedFd; 2]>::try_from(descriptors) {
-            Ok(two) => two,
-            Err(others) => {
-                others.into_iter().for_each(|descriptor| discard.close(descriptor));
-                return Err((libc::EPROTO, "a request comes with two descriptors".to_owned()));
-            }
-        };
-        let checked = port(listener.as_fd(), ifindex, own_namespace);
-        match checked.and_then(|port| check_dmabuf(dmabuf.as_fd()).map(|()| port)) {
-            Ok((port, protocols)) => Ok(Self { ifindex, dmabuf, listener, port, protocols }),
-            Err(refusal) => {
-                discard.close(dmabuf);
-                discard.close(listener);
-                Err(refusal)
-            }
-        }
+        // Whether the first one is a dma-buf, the kernel says when it is to bind it.
+        let [dmabuf, listener] = <[Foreign; 2]>::try_from(descriptors)
+            .map_err(|_| (libc::EPROTO, "a request comes with two descriptors".to_owned()))?;
+        let (port, protocols) = port(listener.as_fd(), ifindex, own_namespace)?;
+        Ok(Self { ifindex, dmabuf, listener, port, protocols })
     }
 }
+
+/// A message has no more (SCM_MAX_FD): those that find no room, the kernel closes where they are received.
+const MOST_DESCRIPTORS: usize = 253;
 
 /// The port of a listening socket, if none but that socket can get what comes to it by the interface, and over what.
 ///
@@ -136,72 +158,18 @@ fn port(socket: BorrowedFd, ifindex: u32, own_namespace: u64) -> Result<(u16, &'
     Ok((address.port(), protocols))
 }
 
-/// Whether it is a dma-buf.
-fn check_dmabuf(file: BorrowedFd) -> Result<(), Refusal> {
-    const DMA_BUF_MAGIC: i64 = 0x444d_4142;
-    // A dma-buf knows no current position. Files whose file system may take its time to answer, such as FUSE's, have one
-    // or cannot seek at all, and are not asked further.
-    let known = seek(file, SeekFrom::Current(0)) == Err(Errno::INVAL);
-    match known && fstatfs(file).is_ok_and(|found| found.f_type == DMA_BUF_MAGIC) {
-        true => Ok(()),
-        false => Err((libc::EINVAL, "the first descriptor is no dma-buf".to_owned())),
-    }
-}
-
-/// Closes what clients have sent that it should not be: a file's closing may wait for its file system, which may be the
-/// client's own.
-#[derive(Debug)]
-pub struct Discard {
-    to_close: Sender<OwnedFd>,
-    count: Arc<AtomicUsize>,
-}
-
-impl Discard {
-    /// Starts the thread that closes, and waits until it runs: to start takes system calls that are forbidden later.
-    ///
-    /// # Errors
-    /// There can be no thread.
-    pub fn start() -> io::Result<Self> {
-        let (to_close, closing) = mpsc::channel::<OwnedFd>();
-        let count = Arc::new(AtomicUsize::new(0));
-        let (left, runs) = (count.clone(), Arc::new(Barrier::new(2)));
-        let running = runs.clone();
-        thread::Builder::new().name("discard".to_owned()).spawn(move || {
-            running.wait();
-            for descriptor in closing {
-                drop(descriptor);
-                // Relaxed: it is a number, and orders nothing.
-                left.fetch_sub(1, Ordering::Relaxed);
-            }
-        })?;
-        runs.wait();
-        Ok(Self { to_close, count })
-    }
-
-    /// Closes it some time.
-    pub fn close(&self, descriptor: OwnedFd) {
-        // Relaxed: as above.
-        self.count.fetch_add(1, Ordering::Relaxed);
-        // The thread ends after this.
-        let _ = self.to_close.send(descriptor);
-    }
-
-    /// Whether so many wait that nobody should send further ones.
-    pub fn is_full(&self) -> bool {
-        const MOST: usize = 64;
-        // Relaxed: as above.
-        self.count.load(Ordering::Relaxed) >= MOST
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::{self, Read};
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixListener;
 
     use dmverbs_netdev::{Ethtool, bind_to_interface};
+    use rustix::net::recv;
 
+    use super::super::pool::Helpers;
+    use super::super::testing::{hold, pair, say, try_say};
     use super::*;
 
     #[test]
@@ -240,25 +208,54 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_dma_buf() {
-        for path in ["/dev/null", "/proc/self/status", "/proc/self/exe"] {
-            let file = File::open(path).unwrap();
-            assert_eq!(check_dmabuf(file.as_fd()).unwrap_err().1, "the first descriptor is no dma-buf");
+    fn nonsense_is_refused_and_its_descriptors_are_closed() {
+        let helpers = Helpers::start().unwrap();
+        let (namespace, ifindex) = here();
+        let good = Request { ifindex }.encode();
+        for (message, count) in [(&good[..4], 2), (&good, 0), (&good, 1), (&good, 3), (&good, 2)] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            let writers = (0..count).map(|_| helpers.keep(1, writer.try_clone().unwrap().into())).collect();
+            assert!(Wish::judge(message, writers, namespace).is_err());
+            drop(writer);
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         }
     }
 
     #[test]
-    fn nonsense_is_refused_and_its_descriptors_are_closed() {
-        let discard = Discard::start().unwrap();
-        let files = |count| (0..count).map(|_| File::open("/dev/null").unwrap().into()).collect::<Vec<OwnedFd>>();
-        let (namespace, ifindex) = here();
-        let good = Request { ifindex }.encode();
-        for (message, count) in [(&good[..4], 2), (&good, 0), (&good, 1), (&good, 3), (&good, 2)] {
-            assert!(Wish::judge(message, files(count), namespace, &discard).is_err());
+    fn a_message_may_have_as_many_descriptors_as_the_kernel_lets_it() {
+        let helpers = Helpers::start().unwrap();
+        let (client, connection) = pair();
+        let connection = Connection::new(helpers.keep(1, connection));
+        let (mut reader, writer) = io::pipe().unwrap();
+        say(&client, b"x", &[writer.as_fd(); MOST_DESCRIPTORS]);
+        assert!(try_say(&client, b"x", &[writer.as_fd(); MOST_DESCRIPTORS + 1]).is_err());
+        drop(writer);
+        // None went where they were received.
+        let release = hold(&helpers, 1);
+        assert!(matches!(connection.hear(0), Heard::Request(Err(_))));
+        assert_eq!(helpers.waiting(), MOST_DESCRIPTORS);
+        drop(release);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_connection_ends_at_once_and_waits_for_a_helper_if_something_is_in_it() {
+        let helpers = Helpers::start().unwrap();
+        let release = hold(&helpers, 1);
+        let file = File::open("/dev/null").unwrap();
+        let said: [Option<(&[u8], &[BorrowedFd])>; 4] =
+            [None, Some((b"x", &[])), Some((b"", &[])), Some((b"", &[file.as_fd()]))];
+        for (waiting, said) in said.into_iter().enumerate() {
+            let (client, connection) = pair();
+            if let Some((bytes, descriptors)) = said {
+                say(&client, bytes, descriptors);
+            }
+            drop(Connection::new(helpers.keep(1, connection)));
+            assert_eq!(helpers.waiting(), waiting);
+            assert_eq!(recv(&client, &mut [0], RecvFlags::DONTWAIT).map(|(len, _)| len), Ok(0));
+            assert_eq!(try_say(&client, b"x", &[]), Err(Errno::PIPE));
         }
-        while discard.count.load(Ordering::Relaxed) > 0 {
-            thread::yield_now();
-        }
+        drop(release);
     }
 
     fn why(socket: BorrowedFd) -> String {
