@@ -133,7 +133,7 @@ fn usable(dir: &OsStr) -> bool {
 }
 
 /// Creates a folder, readable for all whatever the umask; one that is there stays as it is.
-fn create(folder: &Path) -> io::Result<()> {
+pub fn create(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(folder) {
         Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -143,7 +143,10 @@ fn create(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::usable;
+    use rustix::fs::Mode;
+    use rustix::process::umask;
+
+    use super::*;
 
     #[test]
     fn paths_that_the_loader_would_split_are_not_used() {
@@ -151,5 +154,20 @@ mod tests {
         for bad in ["", "tmp", "/a b", "/a:b", "/a;b", "/$ORIGIN"] {
             assert!(!usable(bad.as_ref()), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_for_all_whatever_the_umask_unless_it_is_there() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = top.path().join("folder");
+        let mode = || fs::metadata(&folder).unwrap().mode() & 0o777;
+        let usual = umask(Mode::RWXG | Mode::RWXO);
+        let created = create(&folder);
+        umask(usual);
+        created.unwrap();
+        assert_eq!(mode(), 0o755);
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        create(&folder).unwrap();
+        assert_eq!(mode(), 0o700);
     }
 }

@@ -1,15 +1,13 @@
 //! The folder in which things of the running system are kept, until the next boot.
 
-use std::fs::DirBuilder;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::path::Path;
+
+use crate::libdir;
 
 pub const FOLDER: &str = "/run/dmverbs";
 
-/// Makes the folder, if it is not there.
+/// Makes the folder, if it is not there. Everybody may look for the broker in it.
 pub fn create() -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(FOLDER) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        done => done,
-    }
+    libdir::create(Path::new(FOLDER))
 }
