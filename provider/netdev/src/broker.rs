@@ -92,6 +92,11 @@ pub fn path() -> io::Result<PathBuf> {
     Ok(Path::new(FOLDER).join(format!("broker-{namespace}.sock")))
 }
 
+/// Whether the broker of this thread's network namespace lets this process connect to it.
+pub fn answers() -> bool {
+    path().is_ok_and(|path| connect_to(&path).is_ok())
+}
+
 const FOLDER: &str = "/run/dmverbs";
 /// As long as a client waits. The broker itself does not take as long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -102,17 +107,22 @@ fn exchange(
     descriptors: [BorrowedFd; 2],
     answer: &mut [u8],
 ) -> rustix::io::Result<(OwnedFd, usize)> {
-    let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&connection, timeout, Some(PATIENCE))?;
-    }
-    connect(&connection, &SocketAddrUnix::new(path)?)?;
+    let connection = connect_to(path)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
     sendmsg(&connection, &[IoSlice::new(&request.encode())], &mut control, SendFlags::NOSIGNAL)?;
     let (len, _) = recv(&connection, answer, RecvFlags::empty())?;
     Ok((connection, len))
+}
+
+fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&connection, timeout, Some(PATIENCE))?;
+    }
+    connect(&connection, &SocketAddrUnix::new(path)?)?;
+    Ok(connection)
 }
 
 /// What a client asks for, beside its descriptors.
@@ -197,6 +207,8 @@ const MAGIC: [u8; 8] = *b"dmverbs\x01";
 mod tests {
     use std::os::fd::AsFd;
 
+    use rustix::net::{bind, listen};
+
     use super::*;
 
     #[test]
@@ -230,5 +242,18 @@ mod tests {
         let file = fs::File::open("/dev/null").unwrap();
         let error = Loan::ask_at(Path::new("/run/dmverbs/none"), 1, file.as_fd(), file.as_fd()).unwrap_err();
         assert!(error.to_string().starts_with("no broker answers: "), "{error}");
+    }
+
+    #[test]
+    fn a_socket_that_a_broker_has_left_behind_does_not_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let broker = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&broker, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&broker, 1).unwrap();
+        assert!(connect_to(&path).is_ok());
+        drop(broker);
+        assert!(path.exists());
+        assert_eq!(connect_to(&path).unwrap_err(), rustix::io::Errno::CONNREFUSED);
     }
 }
