@@ -45,6 +45,9 @@ use serve::{Limits, Server};
 /// Only interfaces that `dmverbs nic setup` has prepared have such queues; the broker changes no settings. It needs
 /// CAP_NET_ADMIN and gives up all else; it runs until SIGTERM or SIGINT. Who may use it is a matter of who can reach the
 /// socket: everybody on this machine, unless --mode says less.
+///
+/// A rule steers its TCP port for everybody whose packets come by the interface, be they for guests on a bridge, for a
+/// macvlan, or for containers behind NAT: a host that forwards for others should run no broker for that interface.
 #[derive(Debug, Args)]
 pub struct Broker {
     /// Where to listen, instead of /run/dmverbs/broker-NAMESPACE.sock
