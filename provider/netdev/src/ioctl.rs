@@ -58,28 +58,45 @@ pub(crate) fn driver(socket: &Socket, name: Name) -> io::Result<String> {
     Ok(driver.to_string_lossy().into_owned())
 }
 
-/// How many rules there are, and how many there can be.
-pub(crate) fn rule_space(socket: &Socket, name: Name) -> io::Result<RuleSpace> {
+/// How many rules there are.
+pub(crate) fn rule_count(socket: &Socket, name: Name) -> io::Result<RuleCount> {
     let mut command = Rxnfc::<1>::new(ETHTOOL_GRXCLSRLCNT);
     // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc`.
     unsafe { ethtool(socket, name, &mut command) }?;
-    Ok(RuleSpace {
-        used: command.rule_cnt,
-        size: (command.data & u64::from(!RX_CLS_LOC_SPECIAL)) as u32,
-        chosen_by_driver: command.data & u64::from(RX_CLS_LOC_SPECIAL) != 0,
-    })
+    let chosen_by_driver = command.data & u64::from(RX_CLS_LOC_SPECIAL) != 0;
+    Ok(RuleCount { used: command.rule_cnt, chosen_by_driver })
 }
 
-/// The locations of all rules. It fails with EMSGSIZE if there are more than 4,095.
-pub(crate) fn rule_locations(socket: &Socket, name: Name) -> io::Result<Vec<u32>> {
+/// Where rules are, and where there can be some. It fails with EMSGSIZE if there are more than 4,095.
+pub(crate) fn rule_table(socket: &Socket, name: Name) -> io::Result<RuleTable> {
+    settled(|| try_rule_table(socket, name, rule_count(socket, name)?.used))
+}
+
+/// Drivers want to be asked for exactly as many as there are: some look for those that are lacking until they fail.
+fn try_rule_table(socket: &Socket, name: Name, count: u32) -> io::Result<RuleTable> {
     const MOST: usize = 4095;
+    let count = usize::try_from(count).ok().filter(|count| *count <= MOST);
+    let count = count.ok_or_else(|| io::Error::from_raw_os_error(libc::EMSGSIZE))?;
     let mut command = Box::new(Rxnfc::<MOST>::new(ETHTOOL_GRXCLSRLALL));
-    command.rule_cnt = MOST as u32;
+    command.rule_cnt = count as u32;
     // SAFETY: for this command the kernel reads and writes one `ethtool_rxnfc` with at most `rule_cnt` locations after
     // it, for which there is room.
     unsafe { ethtool(socket, name, command.as_mut()) }?;
-    let count = MOST.min(command.rule_cnt as usize);
-    Ok(command.rule_locs[..count].to_vec())
+    let found = count.min(command.rule_cnt as usize);
+    Ok(RuleTable { taken: command.rule_locs[..found].to_vec(), size: command.data as u32 })
+}
+
+/// Asks again if the number of rules has changed between two calls: EMSGSIZE if there are more now, EINVAL of drivers
+/// that look for more than there are.
+fn settled<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const TRIES: usize = 4;
+    for _ in 1..TRIES {
+        match ask() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL)) => {}
+            asked => return asked,
+        }
+    }
+    ask()
 }
 
 /// The rule at a location.
@@ -116,13 +133,27 @@ pub(crate) fn set_indirection(socket: &Socket, name: Name, table: &[u32]) -> io:
     unsafe { ethtool(socket, name, command.as_mut_slice()) }
 }
 
-/// What an interface's driver has room for.
+/// How many rules there are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RuleSpace {
+pub(crate) struct RuleCount {
     pub used: u32,
-    pub size: u32,
-    /// It takes RX_CLS_LOC_ANY for a location, and chooses one.
+    /// The driver takes RX_CLS_LOC_ANY for a location, and chooses one.
     pub chosen_by_driver: bool,
+}
+
+/// The rules of a driver, by location.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleTable {
+    pub taken: Vec<u32>,
+    /// Locations are below this.
+    pub size: u32,
+}
+
+impl RuleTable {
+    /// The last location that is free.
+    pub fn free(&self) -> Option<u32> {
+        (0..self.size).rev().find(|location| !self.taken.contains(location))
+    }
 }
 
 /// `struct ethtool_rx_flow_spec`: `fields` and `mask` are `union ethtool_flow_union`.
@@ -240,5 +271,30 @@ mod tests {
         for bad in ["", "123456789abcdefg", "a\0b"] {
             assert_eq!(Name::new(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_last_free_location_is_for_a_new_rule() {
+        let table = |taken: &[u32], size| RuleTable { taken: taken.to_vec(), size };
+        assert_eq!(table(&[], 1024).free(), Some(1023));
+        assert_eq!(table(&[0, 2, 3], 4).free(), Some(1));
+        assert_eq!(table(&[1, 0], 2).free(), None);
+        assert_eq!(table(&[], 0).free(), None);
+    }
+
+    #[test]
+    fn rules_that_change_meanwhile_are_listed_again_but_not_for_ever() {
+        let asked = |errors: &[i32]| {
+            let (mut errors, mut times) = (errors.iter(), 0);
+            let answer = settled(|| {
+                times += 1;
+                errors.next().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(*errno)))
+            });
+            (answer.map_err(|error| error.raw_os_error().unwrap()), times)
+        };
+        assert_eq!(asked(&[]), (Ok(()), 1));
+        assert_eq!(asked(&[libc::EMSGSIZE, libc::EINVAL]), (Ok(()), 3));
+        assert_eq!(asked(&[libc::EOPNOTSUPP]), (Err(libc::EOPNOTSUPP), 1));
+        assert_eq!(asked(&[libc::EMSGSIZE; 9]), (Err(libc::EMSGSIZE), 4));
     }
 }

@@ -61,7 +61,7 @@ impl Ethtool {
         let socket = self.0.socket();
         let name = ioctl::name(socket, ifindex)?;
         let mut rules = Vec::new();
-        for location in ioctl::rule_locations(socket, name)? {
+        for location in ioctl::rule_table(socket, name)?.taken {
             match ioctl::rule(socket, name, location) {
                 Ok(rule) => rules.push(Rule { location, spec: spec(&rule), queue: queue(&rule) }),
                 // Somebody has deleted it since.
@@ -77,12 +77,10 @@ impl Ethtool {
         let socket = self.0.socket();
         let name = ioctl::name(socket, ifindex)?;
         let mut rule = flow_spec(spec, queue);
-        let space = ioctl::rule_space(socket, name)?;
-        if !space.chosen_by_driver {
-            let taken = ioctl::rule_locations(socket, name)?;
-            let free = (0..space.size).rev().find(|location| !taken.contains(location));
-            let full = || Refusal { errno: libc::ENOSPC, message: Some(format!("all {} are in use", space.used)) };
-            rule.location = free.ok_or_else(full)?;
+        if !ioctl::rule_count(socket, name)?.chosen_by_driver {
+            let table = ioctl::rule_table(socket, name)?;
+            let full = format!("none of {} places is free", table.size);
+            rule.location = table.free().ok_or(Refusal { errno: libc::ENOSPC, message: Some(full) })?;
         }
         Ok(ioctl::insert_rule(socket, name, rule)?)
     }
