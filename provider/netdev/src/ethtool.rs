@@ -213,9 +213,17 @@ impl Ethtool {
 
     /// The RSS table of context 0: the queue for each hash value.
     pub fn rss_table(&self, ifindex: u32) -> Result<Vec<u32>, Error> {
-        let found = self.ask(MSG_RSS_GET, ifindex, "read the RSS table")?;
-        let table = find(&found, A_RSS_INDIR).unwrap_or_default();
-        Ok(table.as_chunks().0.iter().map(|queue| u32::from_ne_bytes(*queue)).collect())
+        Ok(table(&self.ask(MSG_RSS_GET, ifindex, "read the RSS table")?))
+    }
+
+    /// The queues that RSS spreads to by whichever context, in no order; kernels before 6.12 tell of context 0 only.
+    pub fn rss_queues(&self, ifindex: u32) -> Result<Vec<u32>, Error> {
+        let first = self.rss_table(ifindex)?;
+        let all = match self.0.list(MSG_RSS_GET, about(ifindex)) {
+            Err(refusal) if refusal.errno == libc::EOPNOTSUPP => Vec::new(),
+            listed => listed.map_err(|refusal| self.refused(refusal, "list the RSS contexts", ifindex))?,
+        };
+        Ok(all.iter().flat_map(|context| table(context)).chain(first).collect())
     }
 
     /// Sets the RSS table of context 0.
@@ -253,6 +261,12 @@ impl Ethtool {
 /// The header of every request: which interface it is about. The families' headers all are attribute 1.
 fn about(ifindex: u32) -> Attributes {
     Attributes::new().nested(A_HEADER, Attributes::new().u32(A_HEADER_DEV_INDEX, ifindex))
+}
+
+/// The RSS table of a context.
+fn table(context: &[u8]) -> Vec<u32> {
+    let table = find(context, A_RSS_INDIR).unwrap_or_default();
+    table.as_chunks().0.iter().map(|queue| u32::from_ne_bytes(*queue)).collect()
 }
 
 /// The names of the bits that are set. Without a mask, only these are listed.
@@ -321,6 +335,7 @@ mod tests {
         let error = ethtool.rings(lo).unwrap_err();
         assert!(error.is_unsupported(), "{error}");
         assert!(error.to_string().starts_with("cannot read the rings of lo: "), "{error}");
+        assert!(ethtool.rss_queues(lo).unwrap_err().is_unsupported());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use crate::error::{Error, Refusal};
 use crate::ethtool::{DataSplit, Ethtool};
 use crate::netdev::{Netdev, RxQueue};
-use crate::rules::{Protocol, RuleSpec};
+use crate::rules::{Protocol, Rule, RuleSpec};
 
 /// An RX queue that is bound to a dma-buf, and the rules that steer a TCP port to it.
 ///
@@ -39,8 +39,8 @@ impl Vacancy {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let vacancy = Self::of(&ethtool, ifindex)?;
         match vacancy {
-            Self::Own => own(&ethtool, &netdev, ifindex),
-            Self::Leased => leased(&ethtool, &netdev, ifindex),
+            Self::Own => own(&ethtool, &netdev, ifindex).map(drop),
+            Self::Leased => leased(&ethtool, &netdev, ifindex).map(drop),
         }?;
         Ok(vacancy)
     }
@@ -56,7 +56,8 @@ impl Lease {
     /// protocols. Where the queue has been leased, the port is left to whoever leased it.
     ///
     /// It needs CAP_NET_ADMIN, and an interface with header split and such a queue: `dmverbs nic setup` prepares one.
-    /// Rules that steer something to that queue already are deleted: who had it before was killed.
+    /// Rules that steer TCP ports to that queue already are deleted: who had it before was killed. A queue to which other
+    /// rules steer, or another RSS context spreads, is somebody else's, and not taken.
     ///
     /// # Errors
     /// What is missing, or refused; nothing of what was done stays.
@@ -103,7 +104,8 @@ pub struct Leased {
 
 impl Leased {
     /// Leases a queue to which RSS spreads nothing to `guest`, as [`Netdev::lease`] does, and steers this TCP port there,
-    /// over these protocols. The rules stay when `guest` is gone, until somebody takes the queue.
+    /// over these protocols. The rules stay when `guest` is gone, until somebody takes the queue. Which queues are free,
+    /// and what becomes of rules that steer there already, is as for [`Lease::take`].
     ///
     /// # Errors
     /// What is missing, or refused. If that is a rule, none stays, but the queue is leased until `guest` is deleted.
@@ -141,13 +143,9 @@ fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result
 
 /// A queue of the NIC that nobody has, and to which no rule steers any more.
 fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
-    // Who lacks more than rules is told of that.
-    own(ethtool, netdev, ifindex)?;
-    // These come before the queue is chosen: the rules of somebody who takes one now are not among them.
-    let rules = ethtool.rules(ifindex)?;
-    let queue = own(ethtool, netdev, ifindex)?;
-    for rule in rules.iter().filter(|rule| rule.queue == Some(queue)) {
-        ethtool.delete_rule(ifindex, rule.location)?;
+    let Unused { queue, left } = own(ethtool, netdev, ifindex)?;
+    for location in left {
+        ethtool.delete_rule(ifindex, location)?;
     }
     Ok(queue)
 }
@@ -160,8 +158,32 @@ fn leased(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error
     })
 }
 
-/// The last queue that nobody has and that RSS spreads nothing to.
-fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
+/// A queue of a NIC that nobody has.
+#[derive(Debug, PartialEq, Eq)]
+struct Unused {
+    queue: u32,
+    /// The locations of rules that somebody who had it has left.
+    left: Vec<u32>,
+}
+
+impl Unused {
+    /// The last one that RSS spreads nothing to, and nobody else's rules steer to; or why there is none.
+    fn among(queues: &[RxQueue], spread: &[u32], rules: &[Rule]) -> Result<Self, String> {
+        let others = rules.iter().filter(|rule| rule.spec.is_none()).filter_map(|rule| rule.queue);
+        let busy: Vec<u32> = others.chain(spread.iter().copied()).collect();
+        if let Some(queue) = choose(queues, &busy) {
+            let left = rules.iter().filter(|rule| rule.queue == Some(queue)).map(|rule| rule.location);
+            return Ok(Self { queue, left: left.collect() });
+        }
+        Err(match choose(queues, spread) {
+            Some(queue) => format!("queue {queue} would be free, but somebody else's rules steer there"),
+            None => "there is no free one that RSS spreads nothing to".to_owned(),
+        })
+    }
+}
+
+/// A queue of a NIC that can be taken.
+fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Unused, Error> {
     let refused = |errno, message: &str| {
         let refusal = Refusal { errno, message: Some(format!("{message} (see `dmverbs nic`)")) };
         ethtool.refused(refusal, "take a queue", ifindex)
@@ -169,8 +191,11 @@ fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
     if ethtool.rings(ifindex)?.tcp_data_split != Some(DataSplit::Enabled) {
         return Err(refused(libc::EOPNOTSUPP, "header split is not on"));
     }
-    let (spread, queues) = (ethtool.rss_table(ifindex)?, netdev.rx_queues(ifindex)?);
-    choose(&queues, &spread).ok_or_else(|| refused(libc::EBUSY, "there is no free one that RSS spreads nothing to"))
+    let spread = ethtool.rss_queues(ifindex)?;
+    // These come before the queues: the rules of somebody who takes one now are not among them.
+    let rules = ethtool.rules(ifindex)?;
+    let queues = netdev.rx_queues(ifindex)?;
+    Unused::among(&queues, &spread, &rules).map_err(|why| refused(libc::EBUSY, &why))
 }
 
 fn choose(queues: &[RxQueue], spread: &[u32]) -> Option<u32> {
@@ -184,8 +209,7 @@ mod tests {
 
     #[test]
     fn the_last_queue_that_nobody_has_is_taken() {
-        let queue = |id| RxQueue { id, napi_id: None, dmabuf: None, taken: false };
-        let mut queues = [0, 1, 2, 3].map(queue);
+        let mut queues = queues();
         assert_eq!(choose(&queues, &[0, 1]), Some(3));
         queues[3].dmabuf = Some(7);
         assert_eq!(choose(&queues, &[0, 1]), Some(2));
@@ -194,9 +218,26 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_to_which_somebody_else_steers_is_not_free_and_rules_for_a_port_are_swept() {
+        let ours = Some(RuleSpec { protocol: Protocol::Tcp4, dst_port: 18515 });
+        let rule = |location, spec, queue| Rule { location, spec, queue };
+        let among = |spread: &[u32], rules: &[Rule]| Unused::among(&queues(), spread, rules);
+        let rules = [rule(4, None, Some(3)), rule(5, ours, Some(2)), rule(6, ours, Some(3)), rule(7, None, None)];
+        assert_eq!(among(&[0, 1], &rules), Ok(Unused { queue: 2, left: vec![5] }));
+        assert_eq!(among(&[0, 1], &rules[2..]), Ok(Unused { queue: 3, left: vec![6] }));
+        let why = among(&[0, 1, 2], &rules).unwrap_err();
+        assert_eq!(why, "queue 3 would be free, but somebody else's rules steer there");
+        assert!(among(&[0, 1, 2, 3], &rules).unwrap_err().starts_with("there is no free one"));
+    }
+
+    #[test]
     fn an_interface_without_header_split_has_none() {
         let lo = Ethtool::open().unwrap().ifindex("lo").unwrap();
         let error = Vacancy::find(lo).unwrap_err();
         assert!(error.is_unsupported() && !error.is_denied(), "{error}");
+    }
+
+    fn queues() -> [RxQueue; 4] {
+        [0, 1, 2, 3].map(|id| RxQueue { id, napi_id: None, dmabuf: None, taken: false })
     }
 }
