@@ -97,7 +97,7 @@ pub fn answers() -> bool {
     path().is_ok_and(|path| connect_to(&path).is_ok())
 }
 
-const FOLDER: &str = "/run/dmverbs";
+pub(crate) const FOLDER: &str = "/run/dmverbs";
 /// As long as a client waits. The broker itself does not take as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -6,6 +6,7 @@ use crate::error::{Error, Refusal};
 use crate::ethtool::{DataSplit, Ethtool};
 use crate::netdev::{Netdev, RxQueue};
 use crate::rules::{Protocol, Rule, RuleSpec};
+use crate::turns::Turns;
 
 /// An RX queue that is bound to a dma-buf, and the rules that steer a TCP port to it.
 ///
@@ -61,8 +62,15 @@ impl Lease {
     ///
     /// # Errors
     /// What is missing, or refused; nothing of what was done stays.
-    pub fn take(ifindex: u32, dmabuf: BorrowedFd, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
+    pub fn take(
+        turns: &Turns,
+        ifindex: u32,
+        dmabuf: BorrowedFd,
+        port: u16,
+        protocols: &[Protocol],
+    ) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
+        let _turn = turns.wait();
         let (queue, protocols) = match Vacancy::of(&ethtool, ifindex)? {
             Vacancy::Own => (swept(&ethtool, &netdev, ifindex)?, protocols),
             Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, [].as_slice()),
@@ -109,8 +117,9 @@ impl Leased {
     ///
     /// # Errors
     /// What is missing, or refused. If that is a rule, none stays, but the queue is leased until `guest` is deleted.
-    pub fn make(ifindex: u32, guest: u32, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
+    pub fn make(turns: &Turns, ifindex: u32, guest: u32, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
+        let _turn = turns.wait();
         let queue = swept(&ethtool, &netdev, ifindex)?;
         let there = netdev.lease(ifindex, queue, guest)?;
         let mut rules = Vec::new();
@@ -145,7 +154,11 @@ fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result
 fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
     let Unused { queue, left } = own(ethtool, netdev, ifindex)?;
     for location in left {
-        ethtool.delete_rule(ifindex, location)?;
+        match ethtool.delete_rule(ifindex, location) {
+            // Who had the queue has just given it back.
+            Err(error) if error.errno() == libc::ENOENT => {}
+            deleted => deleted?,
+        }
     }
     Ok(queue)
 }

@@ -4,8 +4,8 @@
 //! [`Netdev`] speaks the kernel's generic netlink family `netdev`, [`Ethtool`] the family `ethtool`. Each holds one
 //! netlink socket, of the network namespace in which its thread opened it; every call is one request and waits for its
 //! answer. There is no other state, so threads may share them, and interfaces are named by their index alone.
-//! [`Lease`] is a queue taken by means of both, [`Leased`] one that a netkit interface has, and [`broker`] what a process
-//! without CAP_NET_ADMIN asks to take one.
+//! [`Lease`] is a queue taken by means of both, [`Leased`] one that a netkit interface has, [`Turns`] keeps two processes
+//! from taking one at the same time, and [`broker`] is what a process without CAP_NET_ADMIN asks to take one.
 //!
 //! Two things cannot be said by netlink, and go by `ioctl(SIOCETHTOOL)` on the same socket: steering rules
 //! (`ETHTOOL_SRXCLSRLINS`, `ETHTOOL_GRXCLSRLALL` and the like), and the RSS table of kernels that have no
@@ -21,6 +21,7 @@ mod lease;
 mod netdev;
 mod rules;
 mod socket;
+mod turns;
 
 pub use error::Error;
 pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, RingsChange};
@@ -28,6 +29,7 @@ pub use lease::{Lease, Leased, Vacancy};
 pub use netdev::{Netdev, RxQueue};
 pub use rules::{Protocol, Rule, RuleSpec};
 pub use socket::{bind_to_interface, bound_interface, namespace, peer};
+pub use turns::Turns;
 
 #[cfg(test)]
 mod tests {
@@ -39,5 +41,6 @@ mod tests {
         shared::<Netdev>();
         shared::<Ethtool>();
         shared::<Lease>();
+        shared::<Turns>();
     }
 }

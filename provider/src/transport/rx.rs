@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
-use dmverbs_netdev::{Lease, Protocol, Vacancy, bind_to_interface};
+use dmverbs_netdev::{Lease, Protocol, Turns, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
@@ -68,7 +68,8 @@ impl Receiver {
                 socket::listen_again(port).map_err(|e| format!("DMVERBS_LANE_PORT={port}: {e}"))?
             }
         };
-        let (binding, hold) = match Lease::take(ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]) {
+        let taken = Lease::take(&Turns::open(), ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]);
+        let (binding, hold) = match taken {
             Ok(lease) => (lease.binding(), Hold::Own { _lease: lease }),
             Err(denied) if denied.is_denied() => {
                 // The broker lends nothing for a port that others can have on the same interface.

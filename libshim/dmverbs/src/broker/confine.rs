@@ -58,7 +58,7 @@ fn rule(argument: u8, is: SeccompCmpOp, value: u64) -> Result<SeccompRule, secco
 const SIOCETHTOOL: u64 = 0x8946;
 
 /// Calls that are allowed whatever their arguments.
-const ALWAYS: [i64; 38] = [
+const ALWAYS: [i64; 39] = [
     // Clients, what helpers hear of them, and the signal to stop.
     libc::SYS_accept4,
     libc::SYS_getsockname,
@@ -74,9 +74,10 @@ const ALWAYS: [i64; 38] = [
     // Their descriptors.
     libc::SYS_close,
     libc::SYS_fcntl,
-    // Netlink.
+    // Netlink, and turns.
     libc::SYS_bind,
     libc::SYS_connect,
+    libc::SYS_flock,
     libc::SYS_setsockopt,
     // The log, and the socket's end.
     libc::SYS_unlink,
@@ -113,6 +114,8 @@ pub fn this_thread() {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
 
     #[test]
@@ -125,9 +128,11 @@ mod tests {
     #[test]
     fn a_confined_thread_still_finds_interfaces_but_opens_no_file() {
         let confined = std::thread::spawn(|| {
+            let turns = tempfile::tempfile().unwrap();
             this_thread();
             let ethtool = dmverbs_netdev::Ethtool::open();
             let index = ethtool.and_then(|ethtool| ethtool.ifindex("lo"));
+            flock(&turns, FlockOperation::LockExclusive).unwrap();
             let file = std::fs::File::open("/dev/null").map(drop).map_err(|e| e.kind());
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.kind());
             (index.map_err(|e| e.to_string()), file, socket)

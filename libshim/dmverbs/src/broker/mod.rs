@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use dmverbs_netdev::{Ethtool, broker};
+use dmverbs_netdev::{Ethtool, Turns, broker};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -83,9 +83,11 @@ impl Broker {
         let stop = stop().map_err(Failure::ours)?;
         let listener = self.listen(&path)?;
         let limits = Limits { leases_per_user: self.leases_per_user as usize, waiting: descriptors() / 2 };
+        // Later it opens no more files.
+        let turns = Turns::open();
         confine::capabilities().map_err(Failure::ours)?;
         let helpers = Helpers::start().map_err(Failure::ours)?;
-        let mut server = Server::new(listener, stop, namespace, limits, helpers).map_err(Failure::ours)?;
+        let mut server = Server::new(listener, stop, namespace, limits, helpers, turns).map_err(Failure::ours)?;
         confine::system_calls().map_err(Failure::ours)?;
         serve::say(format_args!("listening at {}", path.display()));
         let served = server.run();

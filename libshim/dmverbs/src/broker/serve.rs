@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dmverbs_netdev::broker::Answer;
-use dmverbs_netdev::{Lease, peer};
+use dmverbs_netdev::{Lease, Turns, peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
@@ -40,6 +40,7 @@ pub struct Server {
     helpers: Helpers,
     reporter: Reporter,
     reports: Reports,
+    turns: Turns,
     clients: Vec<Client>,
     /// How many clients there have been.
     count: u64,
@@ -102,10 +103,11 @@ impl Server {
         namespace: u64,
         limits: Limits,
         helpers: Helpers,
+        turns: Turns,
     ) -> io::Result<Self> {
         let listener = helpers.keep(getuid().as_raw(), listener);
         let (reporter, reports) = report::channel()?;
-        Ok(Self { listener, stop, namespace, limits, helpers, reporter, reports, clients: Vec::new(), count: 0 })
+        Ok(Self { listener, stop, namespace, limits, helpers, reporter, reports, turns, clients: Vec::new(), count: 0 })
     }
 
     /// Serves until it is told to stop. All leases end with it.
@@ -268,7 +270,7 @@ impl Server {
         if self.leases(Some(client.uid)) >= most {
             return Err((libc::EDQUOT, format!("user {} has as many queues as one may have: {most}", client.uid)));
         }
-        let lease = Lease::take(wish.ifindex, wish.dmabuf.as_fd(), wish.port, wish.protocols);
+        let lease = Lease::take(&self.turns, wish.ifindex, wish.dmabuf.as_fd(), wish.port, wish.protocols);
         let lease = lease.map_err(|error| (error.errno(), error.to_string()))?;
         let (queue, binding) = (lease.queue(), lease.binding());
         say(format_args!("{}: queue {queue} of interface {}, port {}", client.who(), wish.ifindex, wish.port));
@@ -451,7 +453,7 @@ mod tests {
             listen(&listener, 16).unwrap();
             let namespace = Ethtool::open().unwrap().namespace().unwrap();
             let limits = Limits { leases_per_user: 1, waiting: 256 };
-            let server = Server::new(listener, stop, namespace, limits, confined_helpers()).unwrap();
+            let server = Server::new(listener, stop, namespace, limits, confined_helpers(), Turns::open()).unwrap();
             Self { folder, tell, server }
         }
 

@@ -9,7 +9,7 @@ mod settings;
 use std::num::NonZero;
 
 use clap::{Args, Subcommand};
-use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue};
+use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue, Turns};
 
 use crate::failure::Failure;
 use crate::privilege;
@@ -139,7 +139,8 @@ impl Guest {
         let Self { ifname, guest, port } = self;
         let ethtool = Ethtool::open().map_err(Failure::ours)?;
         let index = |name: &str| ethtool.ifindex(name).map_err(Failure::refused);
-        let leased = Leased::make(index(ifname)?, index(guest)?, port.get(), &[Protocol::Tcp4, Protocol::Tcp6]);
+        let leased =
+            Leased::make(&Turns::open(), index(ifname)?, index(guest)?, port.get(), &[Protocol::Tcp4, Protocol::Tcp6]);
         let Leased { queue, there } = leased.map_err(Failure::refused)?;
         println!("queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there");
         Ok(())

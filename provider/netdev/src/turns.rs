@@ -1,0 +1,87 @@
+//! Turns at taking queues.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
+
+use crate::broker::FOLDER;
+
+/// What processes take turns by at taking queues, a file in /run: between one's look at what is free and its last rule
+/// no other takes a queue, or deletes a rule.
+///
+/// Who may not open the file goes on without.
+#[derive(Debug)]
+pub struct Turns(Mutex<Option<File>>);
+
+impl Turns {
+    /// Opens the file; makes it, and its folder, where they are not there.
+    pub fn open() -> Self {
+        let file = open(Path::new(FOLDER)).inspect_err(|e| tracing::debug!(error = %e, "queues are taken out of turn"));
+        Self(Mutex::new(file.ok()))
+    }
+
+    /// Waits for ours.
+    pub(crate) fn wait(&self) -> Turn<'_> {
+        let file = self.0.lock();
+        if let Some(Err(e)) = file.as_ref().map(|file| retry_on_intr(|| flock(file, FlockOperation::LockExclusive))) {
+            tracing::debug!(error = %e, "a queue is taken out of turn");
+        }
+        Turn(file)
+    }
+}
+
+/// Until this is dropped, it is our turn.
+#[derive(Debug)]
+#[must_use = "its drop ends the turn"]
+pub(crate) struct Turn<'a>(MutexGuard<'a, Option<File>>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(Err(e)) = self.0.as_ref().map(|file| flock(file, FlockOperation::Unlock)) {
+            tracing::debug!(error = %e, "a turn does not end before its file is closed");
+        }
+    }
+}
+
+fn open(folder: &Path) -> io::Result<File> {
+    match DirBuilder::new().mode(MODE).create(folder) {
+        // It is for everybody to look into, whatever this process's umask says: the broker listens there.
+        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(MODE))?,
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
+    }
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("queues.lock"))
+}
+
+const MODE: u32 = 0o755;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_lasts_until_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("dmverbs");
+        let turns = Turns(Mutex::new(Some(open(&folder).unwrap())));
+        let other = open(&folder).unwrap();
+        let others_turn = || flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let turn = turns.wait();
+        assert_eq!(others_turn(), Err(rustix::io::Errno::WOULDBLOCK));
+        drop(turn);
+        assert_eq!(others_turn(), Ok(()));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("queues.lock"))), (0o755, 0o600));
+    }
+
+    #[test]
+    fn who_may_not_have_the_file_has_turns_all_the_same() {
+        assert!(open(Path::new("/proc/none/dmverbs")).is_err());
+        drop(Turns(Mutex::default()).wait());
+    }
+}
