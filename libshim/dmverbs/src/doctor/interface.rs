@@ -34,7 +34,7 @@ fn look(ifname: &str) -> Result<Interface, Error> {
     let netdev = Netdev::open();
     Ok(Interface {
         can_be_prepared: nic::can_be_prepared(&ethtool, ifindex),
-        ifname: ifname.to_owned(),
+        ifname: ethtool.ifname(ifindex)?,
         kind: Vacancy::of(&ethtool, ifindex)?,
         rings: ethtool.rings(ifindex),
         channels: ethtool.channels(ifindex),

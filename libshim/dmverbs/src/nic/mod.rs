@@ -13,7 +13,7 @@ use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue, Turns};
 
 use crate::failure::Failure;
 use crate::privilege;
-use record::{Now, Record};
+use record::Record;
 use settings::{Found, Settings};
 
 pub use settings::NTUPLE;
@@ -48,7 +48,7 @@ enum Command {
     /// Put back what `setup` found
     ///
     /// It is refused while the interface is up and device memory is bound to it, or io_uring, AF_XDP or a lease has a
-    /// queue of it.
+    /// queue of it. What the interface was called when it was set up does not matter.
     Restore {
         /// The interface
         ifname: String,
@@ -103,13 +103,13 @@ impl Prepare {
         let _turn = record::turn()?;
         let (ethtool, ifindex, found, wanted) = self.wanted()?;
         let new = Record::new(&ethtool, ifindex, found.settings.clone())?;
-        let older = older(&ethtool, &self.ifname, ifindex)?;
+        let older = Record::load(&ethtool, ifindex)?;
         let record = older.clone().unwrap_or(new);
         // It is written before anything changes: whatever becomes of this process, `restore` finds it.
-        record.save(&self.ifname)?;
+        record.save()?;
         if let Err(failure) = go(&ethtool, ifindex, &found.settings, &wanted) {
             if older.is_none() && Found::read(&ethtool, ifindex).is_ok_and(|now| now == found) {
-                Record::remove(&self.ifname)?;
+                record.remove()?;
             }
             return Err(failure);
         }
@@ -119,14 +119,14 @@ impl Prepare {
 
     fn wanted(&self) -> Result<(Ethtool, u32, Found, Settings), Failure> {
         let ethtool = Ethtool::open().map_err(Failure::ours)?;
-        let ifindex = ethtool.ifindex(&self.ifname).map_err(Failure::refused)?;
+        let (ifindex, ifname) = find(&ethtool, &self.ifname)?;
         let wanted = Found::read(&ethtool, ifindex).and_then(|found| {
             let wanted = found.prepared(self.queues)?;
             Ok((found, wanted))
         });
         let (found, wanted) = wanted.map_err(|missing| {
             let missing: String = missing.iter().map(|what| format!("\n  missing  {what}")).collect();
-            Failure::refused(format!("{} cannot be prepared for device memory{missing}", self.ifname))
+            Failure::refused(format!("{ifname} cannot be prepared for device memory{missing}"))
         })?;
         Ok((ethtool, ifindex, found, wanted))
     }
@@ -136,44 +136,42 @@ impl Guest {
     fn lease(&self) -> Result<(), Failure> {
         require_privilege("lease")?;
         let _turn = record::turn()?;
-        let Self { ifname, guest, port } = self;
+        let (port, protocols) = (self.port.get(), [Protocol::Tcp4, Protocol::Tcp6]);
         let ethtool = Ethtool::open().map_err(Failure::ours)?;
-        let index = |name: &str| ethtool.ifindex(name).map_err(Failure::refused);
-        let leased =
-            Leased::make(&Turns::open(), index(ifname)?, index(guest)?, port.get(), &[Protocol::Tcp4, Protocol::Tcp6]);
+        let (ifindex, ifname) = find(&ethtool, &self.ifname)?;
+        let (peer, guest) = find(&ethtool, &self.guest)?;
+        let leased = Leased::make(&Turns::open(), ifindex, peer, port, &protocols);
         let Leased { queue, there } = leased.map_err(Failure::refused)?;
         println!("queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there");
         Ok(())
     }
 }
 
+/// An interface, by any of its names: its index, and its name proper.
+fn find(ethtool: &Ethtool, ifname: &str) -> Result<(u32, String), Failure> {
+    let ifindex = ethtool.ifindex(ifname).map_err(Failure::refused)?;
+    Ok((ifindex, ethtool.ifname(ifindex).map_err(Failure::refused)?))
+}
+
 fn restore(ifname: &str) -> Result<(), Failure> {
+    let ethtool = Ethtool::open().map_err(Failure::ours)?;
+    let (ifindex, ifname) = find(&ethtool, ifname)?;
     // Who may not restore hears of it only if there is something to be restored.
-    let _turn = if Record::load(ifname)?.is_some() {
+    let _turn = if Record::load(&ethtool, ifindex)?.is_some() {
         require_privilege("restore")?;
         Some(record::turn()?)
     } else {
         None
     };
-    let Some(record) = Record::load(ifname)? else {
+    let Some(record) = Record::load(&ethtool, ifindex)? else {
         println!("nothing to restore: in this network namespace, {ifname} has not been set up");
         return Ok(());
     };
-    let ethtool = Ethtool::open().map_err(Failure::ours)?;
-    let ifindex = match record.now(&ethtool)? {
-        Now::There { ifindex, ifname: now } if now == ifname => ifindex,
-        Now::There { ifname: now, .. } => return Err(Failure::refused(renamed(ifname, &now))),
-        Now::Gone => {
-            Record::remove(ifname)?;
-            println!("nothing to restore: the interface that was called {ifname} is gone");
-            return Ok(());
-        }
-    };
-    refuse_used(ifname, ifindex)?;
+    refuse_used(&ifname, ifindex)?;
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
     print(&found.settings, &record.settings);
-    Record::remove(ifname)
+    record.remove()
 }
 
 /// The kernel refuses as well, but not each one does, and not every change.
@@ -198,20 +196,6 @@ fn refuse_used(ifname: &str, ifindex: u32) -> Result<(), Failure> {
 /// Whether `setup` would try.
 pub fn can_be_prepared(ethtool: &Ethtool, ifindex: u32) -> bool {
     Found::read(ethtool, ifindex).and_then(|found| found.prepared(1)).is_ok()
-}
-
-/// What the first `setup` of this interface recorded.
-fn older(ethtool: &Ethtool, ifname: &str, ifindex: u32) -> Result<Option<Record>, Failure> {
-    let Some(record) = Record::load(ifname)? else { return Ok(None) };
-    match record.now(ethtool)? {
-        Now::There { ifindex: recorded, .. } if recorded == ifindex => Ok(Some(record)),
-        Now::There { ifname: now, .. } => Err(Failure::refused(renamed(ifname, &now))),
-        Now::Gone => Ok(None),
-    }
-}
-
-fn renamed(ifname: &str, now: &str) -> String {
-    format!("what was set up as {ifname} is called {now} now; give it its name again, to restore it")
 }
 
 /// From these settings to those, or back if one of them is refused.

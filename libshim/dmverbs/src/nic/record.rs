@@ -15,8 +15,8 @@ use crate::state::{self, FOLDER};
 
 /// An interface, and its settings.
 ///
-/// Another network namespace may get the number of one that is gone, and with it that one's file; no other gets the
-/// cookie.
+/// It keeps its index as long as it stays in its namespace, whatever it is called. Another network namespace may get the
+/// number of one that is gone, and with it that one's files; no other gets the cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     namespace: u64,
@@ -30,29 +30,21 @@ impl Record {
         Ok(Self { namespace: ethtool.namespace().map_err(Failure::ours)?, ifindex, settings })
     }
 
-    /// What has become of the interface since.
-    pub fn now(&self, ethtool: &Ethtool) -> Result<Now, Failure> {
-        if ethtool.namespace().map_err(Failure::ours)? != self.namespace {
-            return Ok(Now::Gone);
-        }
-        // It keeps its index as long as it stays in its namespace.
-        Ok(ethtool.ifname(self.ifindex).map_or(Now::Gone, |ifname| Now::There { ifindex: self.ifindex, ifname }))
-    }
-
-    /// The record of the interface that had this name in this network namespace, if there is one.
-    pub fn load(ifname: &str) -> Result<Option<Self>, Failure> {
-        let path = path(ifname)?;
+    /// The record of this interface, if there is one.
+    pub fn load(ethtool: &Ethtool, ifindex: u32) -> Result<Option<Self>, Failure> {
+        let path = path(ifindex)?;
         let text = match fs::read_to_string(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| at(&path, &e))?,
         };
-        let record = serde_json::from_str(&text).map_err(|e| at(&path, &e.into()))?;
-        Ok(Some(record))
+        let record: Self = serde_json::from_str(&text).map_err(|e| at(&path, &e.into()))?;
+        let namespace = ethtool.namespace().map_err(Failure::ours)?;
+        Ok(Some(record).filter(|record| record.namespace == namespace))
     }
 
     /// Keeps it, whole or not at all.
-    pub fn save(&self, ifname: &str) -> Result<(), Failure> {
-        let path = path(ifname)?;
+    pub fn save(&self) -> Result<(), Failure> {
+        let path = path(self.ifindex)?;
         let new = path.with_extension("new");
         let text = serde_json::to_string(self).map_err(Failure::ours)?;
         state::create()
@@ -62,8 +54,8 @@ impl Record {
     }
 
     /// Forgets it.
-    pub fn remove(ifname: &str) -> Result<(), Failure> {
-        let path = path(ifname)?;
+    pub fn remove(&self) -> Result<(), Failure> {
+        let path = path(self.ifindex)?;
         fs::remove_file(&path).map_err(|e| at(&path, &e))
     }
 }
@@ -77,22 +69,10 @@ pub fn turn() -> Result<File, Failure> {
         .map_err(|e| at(&path, &e))
 }
 
-/// A recorded interface as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Now {
-    Gone,
-    There { ifindex: u32, ifname: String },
-}
-
-/// Other network namespaces have interfaces of the same name.
-fn path(ifname: &str) -> Result<PathBuf, Failure> {
+/// Other network namespaces have interfaces of the same index.
+fn path(ifindex: u32) -> Result<PathBuf, Failure> {
     let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| at(Path::new("/proc"), &e))?.ino();
-    Ok(Path::new(FOLDER).join(format!("nic-{namespace}-{}.json", file_name(ifname))))
-}
-
-/// The kernel lets no `/` into names, but this one may be any.
-fn file_name(ifname: &str) -> String {
-    ifname.replace('/', "_")
+    Ok(Path::new(FOLDER).join(format!("nic-{namespace}-{ifindex}.json")))
 }
 
 fn at(path: &Path, error: &io::Error) -> Failure {

@@ -62,8 +62,29 @@ fn an_interface_that_does_not_exist_is_named() {
     for ifname in ["dmverbs-none", "a/../b", "much-too-long-for-an-interface"] {
         let (status, why) = failure(dmverbs.command(&["nic", "plan", ifname]));
         assert!(status == 1 && why.contains(&format!("cannot find an interface {ifname}: ")), "{why}");
+        assert_eq!(failure(dmverbs.command(&["nic", "restore", ifname])), (status, why));
     }
     assert_eq!(failure(dmverbs.command(&["nic", "plan", "lo", "--queues", "0"])).0, 2);
+}
+
+#[test]
+fn an_interface_is_called_by_its_own_name_whichever_was_given() {
+    const NAME: &str = "an_interface_is_called_by_its_own_name_whichever_was_given";
+    let dmverbs = Installation::new();
+    assert!(failure(dmverbs.command(&["nic", "plan", "lo:1"])).1.starts_with("dmverbs: lo cannot be prepared"));
+    assert_eq!(
+        stdout(dmverbs.command(&["nic", "restore", "lo:1"])),
+        "nothing to restore: in this network namespace, lo has not been set up\n"
+    );
+    assert!(stdout(dmverbs.command(&["doctor", "lo:1"])).contains("missing  lo, header split: "));
+    if !is_root(NAME) {
+        return;
+    }
+    let script = "ip link add a0 type veth peer name a1 && ip link property add dev a0 altname front0 &&
+                  exec \"$0\" nic plan front0";
+    let program = dmverbs.dmverbs();
+    let (_, why) = failure(dmverbs.plain("unshare", ["-n", "sh", "-c", script, program.to_str().unwrap()]));
+    assert!(why.starts_with("dmverbs: a0 cannot be prepared"), "{why}");
 }
 
 #[test]
