@@ -208,6 +208,9 @@ fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Unused, Error
     // These come before the queues: the rules of somebody who takes one now are not among them.
     let rules = ethtool.rules(ifindex)?;
     let queues = netdev.rx_queues(ifindex)?;
+    if queues.is_empty() {
+        return Err(ethtool.refused(Refusal { errno: libc::ENETDOWN, message: None }, "take a queue", ifindex));
+    }
     Unused::among(&queues, &spread, &rules).map_err(|why| refused(libc::EBUSY, &why))
 }
 

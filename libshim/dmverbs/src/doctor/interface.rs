@@ -21,6 +21,8 @@ struct Interface {
     ntuple: Result<Option<Feature>, Error>,
     /// A kernel that knows nothing of device memory has no such family.
     queues: Result<Vec<RxQueue>, Error>,
+    /// Whether one of them can be taken.
+    vacancy: Result<Vacancy, Error>,
     sends: Result<bool, Error>,
     /// Whose queues it has: of a netkit interface all else is looked at where the NIC is.
     kind: Vacancy,
@@ -39,6 +41,7 @@ fn look(ifname: &str) -> Result<Interface, Error> {
         rings: ethtool.rings(ifindex),
         channels: ethtool.channels(ifindex),
         ntuple: ethtool.feature(ifindex, NTUPLE),
+        vacancy: Vacancy::find(ifindex),
         queues: netdev.as_ref().map_err(Clone::clone).and_then(|netdev| netdev.rx_queues(ifindex)),
         sends: netdev.as_ref().map_err(Clone::clone).and_then(|netdev| netdev.can_bind_tx(ifindex)),
     })
@@ -96,7 +99,15 @@ impl Interface {
         };
         let most = channels.rx_max.saturating_add(channels.combined_max).max(channels.rx_queues());
         let detail = format!("{} of {most}{}", channels.rx_queues(), self.bound());
-        if channels.rx_queues() >= 2 { Check::ok(what, detail) } else { self.unprepared(Check::missing(what, detail)) }
+        let Err(error) = &self.vacancy else { return Check::ok(what, detail) };
+        if self.queues.iter().flatten().any(|queue| queue.dmabuf.is_some()) {
+            return Check::ok(what, detail);
+        }
+        let why = error.message().map_or_else(|| error.to_string(), str::to_owned);
+        let missing = Check::missing(what, format!("{detail}; {why}"));
+        // Nothing can be taken of one that is down, however it has been prepared.
+        let is_down = self.queues.as_ref().is_ok_and(Vec::is_empty);
+        if is_down { missing } else { self.unprepared(missing) }
     }
 
     /// The first one of a netkit interface is its own.
@@ -154,7 +165,7 @@ mod tests {
         assert!(nic.checks().iter().all(|check| check.fix.is_none()), "{:?}", nic.checks());
         nic.rings = Ok(Rings { tcp_data_split: Some(DataSplit::Disabled), hds_thresh: Some(9), ..Rings::default() });
         nic.ntuple = Ok(Some(Feature { changeable: true, ..Feature::default() }));
-        nic.channels = Ok(Channels { combined: 1, combined_max: 4, ..Channels::default() });
+        (nic.queues, nic.vacancy) = (Ok(vec![queue(0, None)]), none());
         let fixes = nic.checks().into_iter().filter_map(|check| check.fix);
         assert_eq!(fixes.collect::<Vec<_>>(), vec!["dmverbs nic setup eth0"; 4]);
         nic.can_be_prepared = false;
@@ -162,8 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn queues_with_device_memory_are_counted() {
-        assert_eq!(nic().receive_queues(), Check::ok("eth0, RX queues", "4 of 4, 1 with device memory"));
+    fn queues_with_device_memory_are_counted_and_are_enough() {
+        let nic = Interface { vacancy: none(), ..nic() };
+        assert_eq!(nic.receive_queues(), Check::ok("eth0, RX queues", "4 of 4, 1 with device memory"));
+    }
+
+    #[test]
+    fn queues_of_which_none_can_be_taken_are_as_good_as_missing() {
+        let mut nic = Interface { queues: Ok(vec![queue(0, None), queue(1, None)]), ..nic() };
+        assert_eq!(nic.receive_queues(), Check::ok("eth0, RX queues", "4 of 4"));
+        nic.vacancy = none();
+        let missing = || Check::missing("eth0, RX queues", format!("4 of 4; {}", none().unwrap_err()));
+        assert_eq!(nic.receive_queues(), missing().fix("dmverbs nic setup eth0"));
+        nic.queues = Ok(Vec::new());
+        assert_eq!(nic.receive_queues(), missing());
     }
 
     #[test]
@@ -175,8 +198,15 @@ mod tests {
         assert_eq!(nic.leased_queues(), Check::missing("eth0, RX queues", "none is leased, or the interface is down"));
     }
 
+    fn queue(id: u32, dmabuf: Option<u32>) -> RxQueue {
+        RxQueue { id, napi_id: None, dmabuf, taken: false }
+    }
+
+    fn none() -> Result<Vacancy, Error> {
+        Vacancy::find(Ethtool::open().unwrap().ifindex("lo").unwrap())
+    }
+
     fn nic() -> Interface {
-        let queue = |id, dmabuf| RxQueue { id, napi_id: None, dmabuf, taken: false };
         Interface {
             ifname: "eth0".to_owned(),
             kind: Vacancy::Own,
@@ -184,6 +214,7 @@ mod tests {
             channels: Ok(Channels { combined: 4, combined_max: 4, ..Channels::default() }),
             ntuple: Ok(Some(Feature { active: true, ..Feature::default() })),
             queues: Ok(vec![queue(0, None), queue(1, Some(7))]),
+            vacancy: Ok(Vacancy::Own),
             sends: Ok(true),
             can_be_prepared: true,
         }
