@@ -11,9 +11,9 @@ use crate::failure::Failure;
 
 /// Show the queue pairs of running programs, and who touches what they send and receive
 ///
-/// Programs of this network namespace, of this user (of all for root). Bytes of payload, since each connection began:
-/// IN and OUT are all of it; DEVICE is what NICs put into, and sent from, memory of devices, HOST what of such memory
-/// passed through the host.
+/// Programs of this network namespace and this PID namespace, of this user (of all for root). Bytes of payload, since each
+/// connection began: IN and OUT are all of it; DEVICE is what NICs put into, and sent from, memory of devices, HOST what
+/// of such memory passed through the host.
 #[derive(Debug, clap::Args)]
 pub struct Top {
     /// Print once, and end
@@ -86,9 +86,9 @@ fn table(now: &Sample, last: Option<&Sample>) -> String {
             };
             rows.push([
                 process.pid.to_string(),
-                qp.device.clone(),
+                shown(&qp.device),
                 format!("{:#08x}", qp.qpn),
-                qp.peer.as_ref().map_or("-".to_owned(), |(address, qpn)| format!("{address} {qpn:#08x}")),
+                qp.peer.as_ref().map_or("-".to_owned(), |(address, qpn)| format!("{} {qpn:#08x}", shown(address))),
                 bytes(traffic.received),
                 bytes(traffic.sent),
                 bytes(traffic.device_received),
@@ -106,6 +106,12 @@ fn table(now: &Sample, last: Option<&Sample>) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+/// What another user's process has said, with nothing in it that a terminal obeys, and no longer than a cell is wide.
+fn shown(text: &str) -> String {
+    const WIDEST: usize = 64;
+    text.escape_debug().take(WIDEST).collect()
 }
 
 /// With three or four figures.
@@ -151,6 +157,14 @@ mod tests {
         let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["42", "dmv_eth0", "0x000abc", "192.0.2.1", "0x123456"]);
         assert_eq!(row[5..].join(" "), "29 KiB 0 B 0 B 0 B 12 B 10 KiB 0 B");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_escaped() {
+        assert_eq!(shown("dmv_eth0"), "dmv_eth0");
+        assert_eq!(shown("fe80::1%eth0"), "fe80::1%eth0");
+        assert_eq!(shown("\x1b[2J\n\x7f\u{9b}1m"), "\\u{1b}[2J\\n\\u{7f}\\u{9b}1m");
+        assert_eq!(shown(&"x".repeat(1 << 20)).len(), 64);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What has passed through a process's QPs, and who touched it: for `dmverbs top`.
 
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +39,7 @@ impl Traffic {
     /// Bytes from and to memory of devices that the host had its hands on.
     #[must_use]
     pub fn host_touched(&self) -> u64 {
-        self.linear_received + self.staged_received + self.staged_sent
+        self.linear_received.saturating_add(self.staged_received).saturating_add(self.staged_sent)
     }
 }
 
@@ -68,7 +67,7 @@ pub struct ProcessReport {
     pub qps: Vec<QpReport>,
 }
 
-/// The processes of this network namespace that use dmverbs, as far as this user may ask them.
+/// The processes of this network namespace, and this PID namespace, that use dmverbs, as far as this user may ask them.
 ///
 /// # Errors
 /// /proc cannot be read.
@@ -84,9 +83,29 @@ pub fn processes() -> io::Result<Vec<ProcessReport>> {
 }
 
 fn ask(pid: u32) -> io::Result<ProcessReport> {
-    let mut stream = UnixStream::connect_addr(&report::address(pid)?)?;
-    stream.set_read_timeout(Some(report::PATIENCE))?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    report_of(pid, &report::ask(pid)?)
+}
+
+fn report_of(pid: u32, text: &[u8]) -> io::Result<ProcessReport> {
+    let process: ProcessReport = serde_json::from_slice(text)?;
+    if process.pid == pid { Ok(process) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_tells_of_itself_only() {
+        let told = br#"{"pid":42,"qps":[]}"#;
+        assert_eq!(report_of(42, told).unwrap(), ProcessReport { pid: 42, qps: Vec::new() });
+        assert_eq!(report_of(43, told).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(report_of(42, b"{}").is_err());
+    }
+
+    #[test]
+    fn a_sum_of_whatever_was_told_does_not_overflow() {
+        let traffic = Traffic { linear_received: u64::MAX, staged_sent: 1, ..Traffic::default() };
+        assert_eq!(traffic.host_touched(), u64::MAX);
+    }
 }
