@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Model] = &[
     ("resizing_disturbs_nobody", resize),
     ("slots_are_reused_only_when_they_have_been_read", reuse),
     ("what_fitted_before_an_overflow_is_found", overflow),
+    ("what_is_left_where_there_is_no_room_comes_later", left),
     ("who_arms_and_then_polls_misses_nothing", arm_then_poll),
     ("two_pushes_tell_an_armed_consumer_once", told_once),
 ];
@@ -68,7 +69,7 @@ fn reuse() {
     let ring = ring(2);
     push(&ring, &[1, 2]);
     let consumer = beside(&ring, |ring| [pop(ring, 1), pop(ring, 2)].concat());
-    let producer = beside(&ring, |ring| ring.push([3], |_| false));
+    let producer = beside(&ring, |ring| ring.push(&mut None, [3], MANY, |_| false));
     let mut popped = consumer.join().unwrap();
     let pushed = producer.join().unwrap();
     popped.extend(pop(&ring, 4));
@@ -82,20 +83,34 @@ fn reuse() {
 fn overflow() {
     let ring = ring(2);
     push(&ring, &[1]);
-    let producer = beside(&ring, |ring| ring.push([2, 3], |_| false));
+    let producer = beside(&ring, |ring| ring.push(&mut None, [2, 3], MANY, |_| false));
     // As Cq::poll does: the queue is looked at after its death is known.
     let poller = beside(&ring, |ring| ring.is_dead().then(|| pop(ring, 4)));
     assert!(producer.join().unwrap().overflowed);
     if let Some(popped) = poller.join().unwrap() {
         assert_eq!(popped, [1, 2]);
     }
-    assert_eq!(ring.push([4], |_| false), Pushed::default());
+    assert_eq!(ring.push(&mut None, [4], MANY, |_| false), Pushed::default());
+}
+
+fn left() {
+    let ring = ring(2);
+    push(&ring, &[1]);
+    let producer = beside(&ring, |ring| {
+        let mut left = None;
+        assert!(!ring.push(&mut left, [2, 3], 2, |_| false).overflowed);
+        left
+    });
+    let consumer = beside(&ring, |ring| pop(ring, 1));
+    let (mut left, mut popped) = (producer.join().unwrap(), consumer.join().unwrap());
+    assert_eq!(ring.push(&mut left, [], 2, |_| false), Pushed::default());
+    popped.extend(pop(&ring, 4));
+    assert_eq!((left, popped), (None, vec![1, 2, 3]));
 }
 
 fn arm_then_poll() {
     let ring = ring(4);
-    let producer =
-        beside(&ring, |ring| [ring.push([1], |_| false), ring.push([2], |_| false)].map(|pushed| pushed.notify));
+    let producer = beside(&ring, |ring| [1, 2].map(|item| ring.push(&mut None, [item], MANY, |_| false).notify));
     let consumer = beside(&ring, |ring| {
         let before = pop(ring, 4);
         ring.notify(Notify::Next);
@@ -109,7 +124,7 @@ fn arm_then_poll() {
 fn told_once() {
     let ring = ring(4);
     ring.notify(Notify::Solicited);
-    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push([item], |_| true).notify));
+    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push(&mut None, [item], MANY, |_| true).notify));
     let told = producers.map(|producer| producer.join().unwrap());
     assert_eq!(told.into_iter().filter(|told| *told).count(), 1);
 }
@@ -121,13 +136,16 @@ fn beside<R: 'static>(ring: &Arc<Ring<u8>>, f: impl FnOnce(&Ring<u8>) -> R + 'st
     thread::spawn(move || f(&ring))
 }
 
+/// More than can have been promised room.
+const MANY: usize = usize::MAX;
+
 /// A ring whose window has to grow.
 fn ring(capacity: usize) -> Arc<Ring<u8>> {
     Arc::new(Ring::with_window(capacity, 1).unwrap())
 }
 
 fn push(ring: &Ring<u8>, items: &[u8]) {
-    assert!(!ring.push(items.iter().copied(), |_| false).overflowed);
+    assert!(!ring.push(&mut None, items.iter().copied(), MANY, |_| false).overflowed);
 }
 
 fn pop(ring: &Ring<u8>, max: usize) -> Vec<u8> {
