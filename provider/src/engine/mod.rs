@@ -16,6 +16,8 @@ mod receive;
 mod registry;
 mod report;
 mod send;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod visits;
 pub(crate) mod wake;

@@ -10,6 +10,8 @@ mod mapped;
 mod region;
 mod slots;
 mod softaccel;
+#[cfg(test)]
+pub(crate) mod stub;
 
 use std::sync::Arc;
 

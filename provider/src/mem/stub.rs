@@ -1,0 +1,76 @@
+//! Memory of a device for tests: bytes of the host.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dmverbs_proto::Access;
+use parking_lot::Mutex;
+
+use super::region::Backing;
+use super::{Device, Kind, PdId, Region, keys};
+
+/// The memory, for whoever looks at it from outside.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    number: u64,
+    dmabuf: File,
+}
+
+/// What a region has of it.
+#[derive(Debug)]
+struct Stub(Arc<Memory>);
+
+impl Memory {
+    /// `len` bytes of a device of their own.
+    pub(crate) fn new(len: usize) -> Arc<Memory> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1 << 40);
+        Arc::new(Memory {
+            bytes: Mutex::new(vec![0; len]),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            dmabuf: File::open("/dev/null").unwrap(),
+        })
+    }
+
+    /// Registers all of it, from address 0 on.
+    pub(crate) fn register(self: &Arc<Self>, pd: PdId) -> Arc<Region> {
+        let (len, device) = (self.bytes.lock().len() as u64, self.device());
+        let access = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::REMOTE_READ;
+        keys().insert(|key| Region::new(key, 0, len, 0, access, pd, Backing::Device(device))).unwrap()
+    }
+
+    pub(crate) fn device(self: &Arc<Self>) -> Box<dyn Device> {
+        Box::new(Stub(self.clone()))
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes.lock().clone()
+    }
+}
+
+impl Device for Stub {
+    fn read(&self, offset: u64, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
+        target.extend_from_slice(&self.0.bytes.lock()[offset as usize..][..len]);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, source: &[u8]) -> io::Result<()> {
+        self.0.bytes.lock()[offset as usize..][..source.len()].copy_from_slice(source);
+        Ok(())
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::SoftAccel(self.0.number)
+    }
+
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.dmabuf.as_fd())
+    }
+
+    fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {
+        Ok(Memory::new(len as usize).device())
+    }
+}
