@@ -26,7 +26,7 @@ const ANSWER_TIME: Tick = 2 * HALF_OPEN_TIME;
 const RETRY_FIRST: Tick = 1_000_000;
 const RETRY_LAST: Tick = 100_000_000;
 /// A listener that could not accept for want of file descriptors tries again after this time.
-const DEAF_TIME: Tick = 100_000_000;
+pub(super) const DEAF_TIME: Tick = 100_000_000;
 /// A destroyed QP waits so long for its peer to hear its last words.
 const LINGER: Tick = 2_000_000_000;
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dmverbs_proto::Tick;
 use parking_lot::Mutex;
 
+use super::bootstrap::DEAF_TIME;
 use super::conn::Conn;
 use super::{LANE_LISTENER, Progress};
 use crate::config::Devmem;
@@ -34,7 +35,7 @@ pub(crate) struct Lanes {
     /// Held by who takes a queue; when one was last asked for in vain.
     taking: Mutex<Option<Tick>>,
     meeting: Mutex<Meeting>,
-    /// When the first of the strangers has waited long enough.
+    /// When the first of the strangers has waited long enough, or a port is listened to again.
     next: AtomicU64,
 }
 
@@ -44,6 +45,8 @@ struct Meeting {
     /// The oldest first.
     strangers: Vec<(Tick, SocketAddr, Socket)>,
     expected: Vec<(SocketAddr, Arc<Conn>)>,
+    /// Ports, by their index, from which nothing could be accepted, and when that is tried again.
+    deaf: Vec<(Tick, u64)>,
 }
 
 impl Lanes {
@@ -135,7 +138,13 @@ impl Lanes {
                 Ok(Some((socket, from))) => self.came(progress, socket, from),
                 Ok(None) => return,
                 Err(e) => {
-                    tracing::warn!(error = %e, "cannot accept a lane");
+                    // Level-triggered epoll would ask again at once, and for ever.
+                    tracing::warn!(error = %e, "cannot accept lanes for a moment");
+                    let _ = progress.epoll.modify(receiver.listener(), LANE_LISTENER | index, Interest::NONE);
+                    let until = time::now() + DEAF_TIME;
+                    let mut meeting = self.meeting.lock();
+                    meeting.deaf.push((until, index));
+                    self.mind(progress, until);
                     return;
                 }
             }
@@ -159,7 +168,12 @@ impl Lanes {
         }
         let until = time::now() + STRANGER_TIME;
         meeting.strangers.push((until, from, socket));
-        if self.next.fetch_min(until, Ordering::AcqRel) > until {
+        self.mind(progress, until);
+    }
+
+    /// The thread has something to do here at this time.
+    fn mind(&self, progress: &Progress, at: Tick) {
+        if self.next.fetch_min(at, Ordering::AcqRel) > at {
             progress.wake();
         }
     }
@@ -169,17 +183,23 @@ impl Lanes {
         self.next.load(Ordering::Acquire)
     }
 
-    /// Closes the connections that nobody has told us of in time.
-    pub(super) fn expire(&self, now: Tick) {
+    /// Closes the connections that nobody has told us of in time, and listens again where nothing could be accepted.
+    pub(super) fn expire(&self, progress: &Progress, now: Tick) {
         let mut meeting = self.meeting.lock();
-        let before = meeting.strangers.len();
-        meeting.strangers.retain(|(until, ..)| *until > now);
-        let closed = before - meeting.strangers.len();
+        let Meeting { receivers, strangers, deaf, .. } = &mut *meeting;
+        let before = strangers.len();
+        strangers.retain(|(until, ..)| *until > now);
+        let closed = before - strangers.len();
         if closed > 0 {
             tracing::warn!(closed, "connections to the port of a lane were of no peer");
         }
-        let next = meeting.strangers.first().map_or(Tick::MAX, |(until, ..)| *until);
-        self.next.store(next, Ordering::Release);
+        for (_, index) in deaf.extract_if(.., |(until, _)| *until <= now) {
+            if let Some(receiver) = receivers.get(index as usize) {
+                let _ = progress.epoll.modify(receiver.listener(), LANE_LISTENER | index, Interest::READ);
+            }
+        }
+        let times = strangers.iter().map(|(until, ..)| *until).chain(deaf.iter().map(|(until, _)| *until));
+        self.next.store(times.min().unwrap_or(Tick::MAX), Ordering::Release);
     }
 
     /// The connection from `from`, if it has been accepted already; else it goes to `conn` when it is.
@@ -199,5 +219,42 @@ impl Lanes {
 
     pub(super) fn forget(&self, conn: &Arc<Conn>) {
         self.meeting.lock().expected.retain(|(_, other)| !Arc::ptr_eq(other, conn));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::config::config;
+    use crate::mem::stub::Memory;
+    use crate::sys::epoll::Event;
+
+    #[test]
+    fn a_port_from_which_nothing_can_be_accepted_is_not_heard_for_a_moment() {
+        let progress = Progress::new(config().unwrap()).unwrap();
+        // It has something to read, but accept(2) fails of it.
+        let (listener, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"x").unwrap();
+        let (broker, _) = socket::pair().unwrap();
+        let listener = Socket::adopt(OwnedFd::from(listener));
+        let receiver = Receiver::of_no_queue(1, Memory::new(1).device(), broker, listener);
+        progress.epoll.add(receiver.listener(), LANE_LISTENER, Interest::READ).unwrap();
+        progress.lanes.meeting.lock().receivers.push(Arc::new(receiver));
+        let heard = || {
+            let mut events = [Event::default(); 8];
+            let n = progress.epoll.wait(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+            events[..n].iter().any(|event| event.token() == LANE_LISTENER)
+        };
+        assert!(heard());
+        progress.lanes.accept(&progress, 0);
+        assert!(!heard());
+        let until = progress.lanes.next();
+        progress.lanes.expire(&progress, until - 1);
+        assert!(!heard() && progress.lanes.next() == until);
+        progress.lanes.expire(&progress, until);
+        assert!(heard() && progress.lanes.next() == Tick::MAX);
     }
 }

@@ -9,6 +9,7 @@ mod conn;
 mod ending;
 mod lane;
 mod lanes;
+mod lazy;
 mod link;
 mod links;
 mod message;
@@ -36,6 +37,7 @@ use bootstrap::Bootstrap;
 pub(crate) use bootstrap::Peer;
 pub(crate) use conn::{Conn, Inner, Phase};
 use lanes::Lanes;
+use lazy::Lazy;
 use links::Links;
 use receive::Staging;
 use registry::Registry;
@@ -145,14 +147,14 @@ struct Desk {
     staging: Staging,
     iovs: Vec<Iov>,
     /// Connections that owe their peer an ack which may find a frame to ride on.
-    lazy: Vec<Arc<Conn>>,
+    lazy: Lazy<Conn>,
 }
 
 impl Desk {
     fn service(&mut self, conn: &Arc<Conn>, inner: &mut Inner) -> bool {
         let serviced = conn.service(inner, &mut self.staging, &mut self.iovs);
-        if serviced.owes_ack && !self.lazy.iter().any(|lazy| Arc::ptr_eq(lazy, conn)) {
-            self.lazy.push(conn.clone());
+        if serviced.owes_ack {
+            self.lazy.add(conn, serviced.moved);
         }
         serviced.moved
     }
@@ -199,7 +201,7 @@ impl Progress {
             hidden: false,
             idle: 0,
             bootstrap: Bootstrap::default(),
-            desk: Desk { staging: Staging::new(devmem), iovs: Vec::new(), lazy: Vec::new() },
+            desk: Desk { staging: Staging::new(devmem), iovs: Vec::new(), lazy: Lazy::default() },
             events: vec![Event::default(); 128],
         };
         let reporter = Reporter::new(&epoll);
@@ -273,7 +275,7 @@ impl Progress {
         let Some(mut turn) = self.turn.try_lock() else { return };
         let moved = self.turn_inline(&mut turn, !self.standby.is_asleep());
         if !moved && !turn.desk.lazy.is_empty() {
-            self.send_lazy(&mut turn);
+            self.send_acks(turn.desk.lazy.take_all());
         }
         if !turn.desk.lazy.is_empty() && self.standby.is_asleep() {
             // The application may never poll again; the thread will see to the acks.
@@ -376,8 +378,8 @@ impl Progress {
         moved
     }
 
-    /// What is due on every turn: connections that gathered requests, and those that ended. If the turn has moved
-    /// something, requests may wait for the next.
+    /// What is due on every turn: connections that gathered requests, acknowledgements that have waited for long, and
+    /// connections that ended. If the turn has moved something, requests may wait for the next.
     fn housekeep(&self, turn: &mut Turn, moved: bool) {
         if take(&self.any_listed) {
             let listed = std::mem::take(&mut *self.listed.lock());
@@ -394,6 +396,7 @@ impl Progress {
                 }
             }
         }
+        self.send_acks(turn.desk.lazy.take_late());
         if take(&self.any_held) {
             let held = std::mem::take(&mut *self.held.lock());
             for conn in held {
@@ -433,8 +436,9 @@ impl Progress {
         }
     }
 
-    fn send_lazy(&self, turn: &mut Turn) {
-        for conn in turn.desk.lazy.drain(..) {
+    /// Acknowledgements that have found no frame to ride on go alone.
+    fn send_acks(&self, owing: impl IntoIterator<Item = Arc<Conn>>) {
+        for conn in owing {
             let mut inner = conn.lock();
             if inner.owes_ack() && !inner.is_blocked() {
                 conn.flush(&mut inner);
@@ -587,7 +591,7 @@ impl Progress {
             }
             if self.lanes.next() <= now {
                 self.look();
-                self.lanes.expire(now);
+                self.lanes.expire(self, now);
             }
             let deadline = self.next_due();
             match self.standby.plan(&mut watch) {
@@ -649,7 +653,7 @@ impl Progress {
             if moved {
                 last = now;
             } else {
-                self.send_lazy(&mut turn);
+                self.send_acks(turn.desk.lazy.take_all());
                 watch.looked(now - before, now);
             }
             let due = Duration::from_nanos(self.next_due()) <= now;
@@ -662,7 +666,7 @@ impl Progress {
         }
         // Nothing that gathers may wait while the thread sleeps.
         self.housekeep(&mut turn, false);
-        self.send_lazy(&mut turn);
+        self.send_acks(turn.desk.lazy.take_all());
         turn.show();
     }
 
@@ -685,7 +689,7 @@ impl Turn {
             return;
         }
         self.conns.remove(&conn.token());
-        self.desk.lazy.retain(|lazy| !Arc::ptr_eq(lazy, conn));
+        self.desk.lazy.forget(conn);
         self.refresh_direct();
     }
 

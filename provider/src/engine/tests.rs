@@ -183,3 +183,18 @@ fn what_is_sent_from_memory_of_a_device_comes() {
     peer.say(Frame { ack: 1, ..Frame::new(Op::Ack) }, &[]);
     assert_eq!(end.wait().status, Status::Success);
 }
+
+#[test]
+fn an_acknowledgement_goes_out_although_every_turn_brings_something_for_others() {
+    let (end, mut peer) = connected();
+    let progress = end.conn.progress;
+    let memory = Memory::new(8);
+    let region = memory.register(end.pd.id());
+    let mut turn = progress.turn.lock();
+    peer.say(write(0, region.key(), 8), &[1; 8]);
+    until("the WRITE", || turn.desk.service(&end.conn, &mut end.conn.lock()));
+    for _ in 0..64 {
+        progress.housekeep(&mut turn, true);
+    }
+    assert_eq!(peer.expect(Op::Ack).ack, 1);
+}

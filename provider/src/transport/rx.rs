@@ -93,6 +93,22 @@ impl Receiver {
         })
     }
 
+    /// One of no NIC, which is ours while the other end of `broker` is open.
+    #[cfg(test)]
+    pub(crate) fn of_no_queue(ifindex: u32, memory: Box<dyn Device>, broker: Socket, listener: Socket) -> Receiver {
+        Receiver {
+            hold: Mutex::new(Some(Hold::Lent { broker })),
+            ifindex,
+            kind: memory.kind(),
+            memory,
+            binding: 1,
+            port: socket::local_address(listener.as_fd()).map_or(0, |address| address.port()),
+            listener,
+            held: HeldBlocks::default(),
+            asked: AtomicU64::new(0),
+        }
+    }
+
     /// Whether the queue is still ours.
     pub(crate) fn is_live(&self) -> bool {
         match &*self.hold.lock() {
