@@ -196,10 +196,10 @@ impl Turn {
             tracing::warn!(qpn = conn.qpn, peer = peer.remote_qpn, "the peer QP expects somebody else");
             return;
         }
-        match socket::pair() {
-            Ok((a, b)) => {
-                self.attach(conn, Stream::duplex(a), &theirs, credit);
-                self.attach(&other, Stream::duplex(b), &ours, told);
+        match Stream::pair() {
+            Ok([a, b]) => {
+                self.attach(conn, a, &theirs, credit);
+                self.attach(&other, b, &ours, told);
             }
             Err(e) => tracing::error!(error = %e, "no socket pair between two QPs of this process"),
         }

@@ -406,7 +406,7 @@ impl Conn {
             if batch.is_empty() {
                 let lane = link.lane_out.as_ref();
                 let answers_by_lane = link.lane_in.as_ref().is_some_and(LaneIn::is_ready);
-                let bindings = &self.progress.bindings;
+                let bindings = link.stream.is_of_tcp().then_some(&self.progress.bindings);
                 let pd = self.pd.id();
                 engine.transmit(&mut Filler {
                     batch,

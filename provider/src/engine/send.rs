@@ -19,8 +19,8 @@ pub(super) struct Filler<'a> {
     pub(super) lane: Option<&'a LaneOut>,
     /// There is a lane from the peer, too.
     pub(super) answers_by_lane: bool,
-    /// What of devices' memory may be sent without the host, by this interface.
-    pub(super) bindings: &'a Bindings,
+    /// What of devices' memory may be sent without the host, by this interface; nothing within the process.
+    pub(super) bindings: Option<&'a Bindings>,
     pub(super) ifindex: u32,
 }
 
@@ -143,12 +143,12 @@ fn put_device(
     span: &Span,
     offset: usize,
     len: usize,
-    bindings: &Bindings,
+    bindings: Option<&Bindings>,
     ifindex: u32,
     traffic: &mut Traffic,
 ) -> bool {
     let Some((region, at)) = span.on_device(offset, len) else { return false };
-    let Some(binding) = bindings.of(region, ifindex) else {
+    let Some(binding) = bindings.and_then(|bindings| bindings.of(region, ifindex)) else {
         traffic.staged_sent += len as u64;
         return false;
     };

@@ -175,11 +175,13 @@ fn what_comes_in_band_for_memory_of_a_device_is_put_there() {
 #[test]
 fn what_is_sent_from_memory_of_a_device_comes() {
     let (end, mut peer) = connected();
-    let region = Memory::new(1000).register(end.pd.id());
+    let memory = Memory::new(1000);
+    let region = memory.register(end.pd.id());
     let to = Remote { addr: 0, rkey: 5 };
     end.post(SendOp::Write(to), Sge { addr: 0, length: 1000, lkey: region.key() });
     let (frame, payload) = peer.hear();
     assert_eq!((frame.op, payload), (Op::Write, vec![0; 1000]));
+    assert_eq!(memory.asked(), 1);
     peer.say(Frame { ack: 1, ..Frame::new(Op::Ack) }, &[]);
     assert_eq!(end.wait().status, Status::Success);
 }
@@ -197,4 +199,20 @@ fn an_acknowledgement_goes_out_although_every_turn_brings_something_for_others()
         progress.housekeep(&mut turn, true);
     }
     assert_eq!(peer.expect(Op::Ack).ack, 1);
+}
+
+/// A socket pair takes no device's memory; its refusal would be held against the streams of TCP.
+#[test]
+fn what_is_sent_within_the_process_is_sent_by_the_host() {
+    let end = end();
+    let gid = end.pd.context().device().gids().unwrap()[0];
+    end.connect(gid, end.qp.num());
+    let (from, to) = (Memory::new(1000), Memory::new(1000));
+    let [from_region, to_region] = [&from, &to].map(|memory| memory.register(end.pd.id()));
+    let sge = Sge { addr: 0, length: 1000, lkey: to_region.key() };
+    end.post(SendOp::Read(Remote { addr: 0, rkey: from_region.key() }), sge);
+    assert_eq!(end.wait().status, Status::Success);
+    end.post(SendOp::Write(Remote { addr: 0, rkey: from_region.key() }), sge);
+    assert_eq!(end.wait().status, Status::Success);
+    assert_eq!((from.asked(), to.asked()), (0, 0));
 }

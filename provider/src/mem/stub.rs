@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dmverbs_proto::Access;
 use parking_lot::Mutex;
@@ -18,6 +18,8 @@ pub(crate) struct Memory {
     bytes: Mutex<Vec<u8>>,
     number: u64,
     dmabuf: File,
+    /// How often that was asked for.
+    asked: AtomicUsize,
 }
 
 /// What a region has of it.
@@ -32,6 +34,7 @@ impl Memory {
             bytes: Mutex::new(vec![0; len]),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             dmabuf: File::open("/dev/null").unwrap(),
+            asked: AtomicUsize::new(0),
         })
     }
 
@@ -48,6 +51,11 @@ impl Memory {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.bytes.lock().clone()
+    }
+
+    /// How often somebody wanted to bind it.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -67,6 +75,7 @@ impl Device for Stub {
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
         Some(self.0.dmabuf.as_fd())
     }
 

@@ -12,6 +12,8 @@ use crate::sys::socket::{self, Socket};
 pub(crate) struct Stream {
     rx: Socket,
     tx: Option<Socket>,
+    /// It is no stream of TCP, but within this process.
+    within: bool,
     wait: Wait,
     /// What arrives is not to be reported.
     deaf: bool,
@@ -30,15 +32,26 @@ pub(crate) enum Wait {
 }
 
 impl Stream {
-    /// A stream over one socket.
+    /// A stream over one socket of TCP.
     pub(crate) fn duplex(socket: Socket) -> Stream {
-        Stream { rx: socket, tx: None, wait: Wait::Nothing, deaf: false, hidden: false }
+        Stream { rx: socket, tx: None, within: false, wait: Wait::Nothing, deaf: false, hidden: false }
+    }
+
+    /// Two that are connected with each other.
+    pub(crate) fn pair() -> io::Result<[Stream; 2]> {
+        let (a, b) = socket::pair()?;
+        Ok([a, b].map(|socket| Stream { within: true, ..Stream::duplex(socket) }))
     }
 
     /// A stream to oneself.
     pub(crate) fn to_self() -> io::Result<Stream> {
         let (rx, tx) = socket::pair()?;
-        Ok(Stream { rx, tx: Some(tx), wait: Wait::Nothing, deaf: false, hidden: false })
+        Ok(Stream { tx: Some(tx), within: true, ..Stream::duplex(rx) })
+    }
+
+    /// Whether the kernel may send from memory of devices here.
+    pub(crate) fn is_of_tcp(&self) -> bool {
+        !self.within
     }
 
     pub(crate) fn rx(&self) -> BorrowedFd<'_> {
