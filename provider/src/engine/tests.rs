@@ -10,11 +10,13 @@ use dmverbs_proto::{
 };
 
 use super::conn::Conn;
+use crate::mem::Region;
 use crate::mem::stub::Memory;
 use crate::object::{
     AhAttr, Completion, Context, Cq, Gid, Payload, Pd, Qp, QpCap, QpInit, QpModify, QpState, QpType, SendWr, Sge,
     devices,
 };
+use crate::transport::Binding;
 
 /// Where the peer is.
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -70,6 +72,13 @@ impl End {
         for modify in [to_init, to_rtr, to_rts] {
             self.qp.modify(&modify).unwrap();
         }
+    }
+
+    /// Has the kernel be asked to send from `region`, which it will refuse; false where it cannot be asked.
+    fn bind(&self, region: &Region) -> bool {
+        let binding = Binding::unknown().inspect_err(|e| println!("skipped: {e}"));
+        let ifindex = self.pd.context().device().ifindex();
+        binding.map(|binding| self.conn.progress.bindings.set(region, ifindex, binding)).is_ok()
     }
 
     fn post(&self, op: SendOp, sge: Sge) {
@@ -215,4 +224,17 @@ fn what_is_sent_within_the_process_is_sent_by_the_host() {
     end.post(SendOp::Write(Remote { addr: 0, rkey: from_region.key() }), sge);
     assert_eq!(end.wait().status, Status::Success);
     assert_eq!((from.asked(), to.asked()), (0, 0));
+}
+
+#[test]
+fn memory_of_a_device_that_nobody_can_read_is_a_local_fault() {
+    let (end, _peer) = connected();
+    let memory = Memory::new(1000);
+    let region = memory.register(end.pd.id());
+    if !end.bind(&region) {
+        return;
+    }
+    memory.fail();
+    end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 1000, lkey: region.key() });
+    assert_eq!((end.wait().status, end.qp.state()), (Status::LocProt, QpState::Err));
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dmverbs_proto::Access;
 use parking_lot::Mutex;
@@ -17,6 +17,8 @@ use super::{Device, Kind, PdId, Region, keys};
 pub(crate) struct Memory {
     bytes: Mutex<Vec<u8>>,
     number: u64,
+    /// Nobody can read it any more.
+    broken: AtomicBool,
     dmabuf: File,
     /// How often that was asked for.
     asked: AtomicUsize,
@@ -33,6 +35,7 @@ impl Memory {
         Arc::new(Memory {
             bytes: Mutex::new(vec![0; len]),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            broken: AtomicBool::new(false),
             dmabuf: File::open("/dev/null").unwrap(),
             asked: AtomicUsize::new(0),
         })
@@ -53,6 +56,11 @@ impl Memory {
         self.bytes.lock().clone()
     }
 
+    /// Has it fail from now on.
+    pub(crate) fn fail(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
     /// How often somebody wanted to bind it.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
@@ -61,6 +69,9 @@ impl Memory {
 
 impl Device for Stub {
     fn read(&self, offset: u64, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
+        if self.0.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         target.extend_from_slice(&self.0.bytes.lock()[offset as usize..][..len]);
         Ok(())
     }

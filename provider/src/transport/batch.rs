@@ -159,7 +159,7 @@ impl Batch {
     /// notice of the kernel's is waited for.
     ///
     /// # Errors
-    /// EFAULT: it is not mapped any more. Some of it may have been copied.
+    /// EFAULT: it is not mapped any more, or its device does not copy. Some of it may have been copied.
     pub(crate) fn keep(&mut self) -> io::Result<()> {
         let all = |segment: &Segment| !matches!(segment, Segment::Stage { .. });
         // Nobody else may have the regions and bindings of devices.
@@ -380,6 +380,9 @@ impl Queue {
     }
 
     /// Copies a segment, or what is left of it, into the stage.
+    ///
+    /// # Errors
+    /// EFAULT: it is not there.
     fn copy(&mut self, i: usize) -> io::Result<()> {
         let skip = if i == self.done { self.skip } else { 0 };
         let from = self.stage.len();
@@ -391,7 +394,10 @@ impl Queue {
             }
             Segment::Device(payload) => {
                 let device = payload.region.device().ok_or(io::ErrorKind::NotConnected)?;
-                device.read(payload.at + skip as u64, payload.len - skip, &mut self.stage)?;
+                device.read(payload.at + skip as u64, payload.len - skip, &mut self.stage).map_err(|e| {
+                    tracing::error!(error = %e, "the memory of a device cannot be copied");
+                    io::Error::from_raw_os_error(libc::EFAULT)
+                })?;
                 self.counts.0 += (self.stage.len() - from) as u64;
             }
         }
@@ -472,6 +478,7 @@ mod tests {
     use dmverbs_proto::Access;
 
     use super::*;
+    use crate::mem::stub::Memory;
     use crate::mem::{PdId, register};
 
     const PD: PdId = PdId(3);
@@ -511,6 +518,33 @@ mod tests {
         assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Blocked);
         second.revoke();
         assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::Revoked);
+    }
+
+    /// Payload of a device that the kernel does not take: it knows no such binding. Nothing where it knows none at all.
+    fn on_device(region: &Arc<Region>) -> Option<OnDevice> {
+        let binding = Binding::unknown().inspect_err(|e| println!("skipped: {e}")).ok()?;
+        let len = region.len() as usize;
+        Some(OnDevice { region: region.clone(), binding: Arc::new(binding), at: 0, len, ends: None })
+    }
+
+    #[test]
+    fn what_neither_the_kernel_nor_the_host_can_read_of_a_device_is_a_fault_of_memory() {
+        let memory = Memory::new(100);
+        let region = memory.register(PD);
+        let Some(payload) = on_device(&region) else { return };
+        let (ours, theirs) = socket::pair().unwrap();
+        let mut notices = Notices::default();
+        let mut outlet = Outlet { socket: ours.as_fd(), notices: &mut notices, wait: Wait::Nothing };
+        let mut batch = Batch::default();
+        batch.control.device(payload.clone());
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::All);
+        assert_eq!(socket::recv(theirs.as_fd(), &mut [0; 200]).unwrap(), 100);
+
+        memory.fail();
+        batch.clear();
+        batch.control.device(payload);
+        let failed = batch.flush(&mut outlet, None).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::EFAULT));
     }
 
     #[test]

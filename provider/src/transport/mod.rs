@@ -13,4 +13,6 @@ pub(crate) use intake::{Intake, give_back, intake};
 pub(crate) use notices::Notices;
 pub(crate) use rx::Receiver;
 pub(crate) use stream::{Stream, Wait};
+#[cfg(test)]
+pub(crate) use tx::Binding;
 pub(crate) use tx::Bindings;

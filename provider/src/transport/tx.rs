@@ -22,6 +22,12 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
+    /// One that the kernel does not know.
+    #[cfg(test)]
+    pub(crate) fn unknown() -> Result<Binding, dmverbs_netdev::Error> {
+        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Netdev::open()? })
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
@@ -62,6 +68,12 @@ impl Bindings {
             bind().inspect_err(|e| tracing::info!("the host sends what device memory holds: {e}")).ok().map(Arc::new)
         });
         binding.as_ref().filter(|binding| !binding.useless.load(Ordering::Relaxed)).cloned()
+    }
+
+    /// Has a region be bound to an interface by `binding`.
+    #[cfg(test)]
+    pub(crate) fn set(&self, region: &Region, ifindex: u32, binding: Binding) {
+        self.bound.lock().insert((region.key(), ifindex), Some(Arc::new(binding)));
     }
 
     /// The region is gone.
