@@ -439,6 +439,12 @@ impl Conn {
         receiver: &Arc<Receiver>,
         landing: &mut Landing,
     ) -> bool {
+        let (from, binding) = receiver.memory();
+        if landing.strays(binding) {
+            tracing::error!(qpn = self.qpn, "a lane has brought what is in the memory of another queue");
+            self.misplaced(inner);
+            return false;
+        }
         let to = inner.link.as_ref().and_then(|link| link.inbox.placing.as_ref()).map(|placing| &placing.to);
         if let Some(&Place::Message { device, .. }) = to {
             let kept = self.keep_pieces(inner, device, receiver, landing);
@@ -447,7 +453,6 @@ impl Conn {
             }
             return kept.is_ok();
         }
-        let from = receiver.memory().0;
         let mut copies = Copies { from, pieces: Vec::new(), to: None };
         let (mut host, mut done) = (0, 0);
         for piece in &landing.pieces {

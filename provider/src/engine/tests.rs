@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dmverbs_proto::{
-    Access, Flags, Frame, HEADER_LEN, HELLO_LEN, Hello, MAX_HEADER_LEN, Op, Remote, SendFlags, SendOp, Status, Verdict,
+    Access, Flags, Frame, HEADER_LEN, HELLO_LEN, Hello, MAX_HEADER_LEN, Op, Refusal, Remote, SendFlags, SendOp, Status,
+    Verdict,
 };
 
 use super::conn::Conn;
@@ -16,7 +17,9 @@ use crate::object::{
     AhAttr, Completion, Context, Cq, Gid, Payload, Pd, Qp, QpCap, QpInit, QpModify, QpState, QpType, SendWr, Sge,
     devices,
 };
-use crate::transport::Binding;
+use crate::sys::devmem::{Landing, Piece};
+use crate::sys::socket;
+use crate::transport::{Binding, Receiver};
 
 /// Where the peer is.
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -237,4 +240,29 @@ fn memory_of_a_device_that_nobody_can_read_is_a_local_fault() {
     memory.fail();
     end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 1000, lkey: region.key() });
     assert_eq!((end.wait().status, end.qp.state()), (Status::LocProt, QpState::Err));
+}
+
+#[test]
+fn what_a_lane_brings_is_copied_from_the_memory_of_its_own_queue_alone() {
+    let (end, mut peer) = connected();
+    let [from, to] = [[7; 100], [0; 100]].map(|bytes| Memory::of(&bytes));
+    let region = to.register(end.pd.id());
+    let (broker, listener) = socket::pair().unwrap();
+    let receiver = Arc::new(Receiver::of_no_queue(1, from.device(), broker, listener));
+    let binding = receiver.memory().1;
+    peer.say(write(0, region.key(), 100), &[]);
+    let awaited = || end.conn.lock().link.as_ref().map_or(0, |link| link.inbox.awaited());
+    until("the header", || awaited() == 100);
+    let mut landing = Landing::new(16);
+    let mut bring = |dmabuf| {
+        landing.pieces = vec![Piece::Device { at: 0, len: 50, token: 1, dmabuf }];
+        end.conn.place_pieces(&mut end.conn.lock(), &receiver, &mut landing)
+    };
+    assert!(bring(binding));
+    assert_eq!(to.bytes(), [[7; 50], [0; 50]].concat());
+    assert!(end.conn.advance(&mut end.conn.lock(), 50));
+    assert!(!bring(binding + 1));
+    assert_eq!(to.bytes(), [[7; 50], [0; 50]].concat());
+    end.conn.flush(&mut end.conn.lock());
+    assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
 }

@@ -31,9 +31,14 @@ struct Stub(Arc<Memory>);
 impl Memory {
     /// `len` bytes of a device of their own.
     pub(crate) fn new(len: usize) -> Arc<Memory> {
+        Memory::of(&vec![0; len])
+    }
+
+    /// The same with these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Arc<Memory> {
         static NUMBER: AtomicU64 = AtomicU64::new(1 << 40);
         Arc::new(Memory {
-            bytes: Mutex::new(vec![0; len]),
+            bytes: Mutex::new(bytes.to_vec()),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             broken: AtomicBool::new(false),
             dmabuf: File::open("/dev/null").unwrap(),

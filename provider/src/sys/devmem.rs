@@ -110,6 +110,11 @@ impl Landing {
         &self.bytes
     }
 
+    /// Whether some of it came in the memory of another dma-buf than the one bound as `binding`.
+    pub(crate) fn strays(&self, binding: u32) -> bool {
+        self.pieces.iter().any(|piece| matches!(*piece, Piece::Device { dmabuf, .. } if dmabuf != binding))
+    }
+
     /// Where `len` bytes go; the kernel counts device memory against this, too.
     pub(super) fn iov(&mut self, len: usize) -> libc::iovec {
         let len = len.min(self.bytes.len());
