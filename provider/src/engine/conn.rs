@@ -374,6 +374,9 @@ impl Conn {
             } else if let Some(link) = &mut inner.link {
                 // What the peer said before may still wait to be read; the end of the stream follows it.
                 link.broken = true;
+                if let Some(batch) = link.batch.take() {
+                    self.progress.batches().give(batch);
+                }
             }
         }
         if let Some(link) = &inner.link {
@@ -691,6 +694,9 @@ impl Inner {
         self.named.take_if(|region| !region.is_live());
         self.sends.forget_revoked();
         self.receives.forget_revoked();
+        if let Some(link) = &mut self.link {
+            link.inbox.forget_revoked();
+        }
         for answer in &mut self.reads {
             answer.take_if(|answer| !answer.memory.is_live());
         }

@@ -105,6 +105,10 @@ impl Conn {
             self.lose(&mut inner);
         }
         if region.device().is_some() {
+            if inner.is_stale() {
+                // The peer may never read what its request announced, and the device wants its memory back.
+                self.flush(&mut inner);
+            }
             inner.forget_revoked();
         }
     }
@@ -124,6 +128,12 @@ impl Inner {
     /// What is to be sent from memory of the program is copied.
     fn keep_host(&mut self) -> io::Result<()> {
         self.waiting_batch().map_or(Ok(()), Batch::keep_host)
+    }
+
+    /// Whether what was to be sent is no longer registered.
+    fn is_stale(&self) -> bool {
+        let batch = self.link.as_ref().and_then(|link| link.batch.as_deref());
+        batch.is_some_and(|batch| !batch.is_live())
     }
 
     /// What will still be sent.

@@ -108,6 +108,15 @@ impl Inbox {
         !self.held.is_empty() && !self.waits_for_lane()
     }
 
+    /// Lets go of a region that is no longer live: what still comes for it is refused.
+    pub(super) fn forget_revoked(&mut self) {
+        if let Some(Placing { to: Place::Memory(span), .. }) = &mut self.placing
+            && !span.is_live()
+        {
+            *span = Span::empty();
+        }
+    }
+
     pub(super) fn waits_for_lane(&self) -> bool {
         self.placing.as_ref().is_some_and(|placing| placing.by_lane)
     }

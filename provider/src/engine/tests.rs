@@ -11,15 +11,15 @@ use dmverbs_proto::{
 };
 
 use super::conn::Conn;
-use crate::mem::Region;
 use crate::mem::stub::Memory;
+use crate::mem::{Region, keys, register};
 use crate::object::{
     AhAttr, Completion, Context, Cq, Gid, Payload, Pd, Qp, QpCap, QpInit, QpModify, QpState, QpType, SendWr, Sge,
     devices,
 };
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket;
-use crate::transport::{Binding, Receiver};
+use crate::transport::{Batch, Binding, OnDevice, Receiver};
 
 /// Where the peer is.
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -87,6 +87,13 @@ impl End {
     fn post(&self, op: SendOp, sge: Sge) {
         let wr = SendWr { id: 1, op, flags: SendFlags::empty(), payload: Payload::Sges(&[sge]) };
         self.qp.post_send([wr]).unwrap();
+    }
+
+    /// As ibv_dereg_mr(3).
+    fn deregister(&self, region: Arc<Region>) {
+        region.revoke();
+        keys().remove(region.key());
+        self.conn.progress.quiesce(&region);
     }
 
     fn wait(&self) -> Completion {
@@ -265,4 +272,39 @@ fn what_a_lane_brings_is_copied_from_the_memory_of_its_own_queue_alone() {
     assert_eq!(to.bytes(), [[7; 50], [0; 50]].concat());
     end.conn.flush(&mut end.conn.lock());
     assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
+}
+
+#[test]
+fn a_device_has_its_memory_back_from_a_peer_that_stops_in_the_middle_of_a_write() {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(100);
+    let region = memory.register(end.pd.id());
+    peer.say(write(0, region.key(), 100), &[7; 50]);
+    until("half of the payload", || memory.bytes()[..50] == [7; 50]);
+    end.deregister(region);
+    assert!(memory.is_let_go());
+    peer.0.write_all(&[7; 50]).unwrap();
+    assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
+    assert_eq!(memory.bytes()[50..], [0; 50]);
+}
+
+#[test]
+fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
+    let (end, mut peer) = connected();
+    let mut bytes = vec![0; 32 << 20];
+    let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+    let host = register(addr, 32 << 20, addr, Access::REMOTE_READ, end.pd.id()).unwrap();
+    peer.say(Frame { addr, rkey: host.key(), imm: 32 << 20, ..Frame::new(Op::Read) }, &[]);
+    until("a full stream", || end.conn.lock().is_blocked());
+    let memory = Memory::new(100);
+    let region = memory.register(end.pd.id());
+    let Ok(binding) = Binding::unknown().map(Arc::new).inspect_err(|e| println!("skipped: {e}")) else { return };
+    let read = |batch: &mut Batch| {
+        batch.control.device(OnDevice { region: region.clone(), binding, at: 0, len: 100, ends: None });
+        batch.borrow(&region);
+    };
+    read(end.conn.lock().link.as_mut().unwrap().batch.as_mut().unwrap());
+    end.deregister(region);
+    assert!(memory.is_let_go());
+    assert_eq!(end.qp.state(), QpState::Err);
 }

@@ -61,6 +61,11 @@ impl Memory {
         self.bytes.lock().clone()
     }
 
+    /// Whether nothing of the engine's has it.
+    pub(crate) fn is_let_go(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+    }
+
     /// Has it fail from now on.
     pub(crate) fn fail(&self) {
         self.broken.store(true, Ordering::Relaxed);

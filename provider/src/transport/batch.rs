@@ -33,6 +33,12 @@ enum Segment {
     Device(OnDevice),
 }
 
+impl Segment {
+    fn is_on_device(&self, region: &Region) -> bool {
+        matches!(self, Segment::Device(payload) if payload.region.key() == region.key())
+    }
+}
+
 /// Payload in device memory that is bound for sending.
 #[derive(Clone, Debug)]
 pub(crate) struct OnDevice {
@@ -177,15 +183,18 @@ impl Batch {
         self.lane.keep(of_host)
     }
 
-    /// The same for what lies in `region` alone.
+    /// The same for what lies in `region` alone, which is let go of.
     ///
     /// # Errors
     /// As of [`keep`](Self::keep), and also if it is a device's: nobody but the kernel gives back what was lent for that.
     pub(crate) fn keep_of(&mut self, region: &Region) -> io::Result<()> {
-        let of_device = |segment: &Segment| matches!(segment, Segment::Device(of) if of.region.key() == region.key());
+        let of_device = |segment: &Segment| segment.is_on_device(region);
         if [&self.control, &self.lane].iter().any(|queue| queue.segments[queue.done..].iter().any(of_device)) {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         }
+        self.control.forget_sent(region);
+        self.lane.forget_sent(region);
+        self.borrowed.retain(|borrowed| borrowed.region.key() != region.key());
         let (from, to) = (region.base(), region.base() + region.len());
         let of_region = |segment: &Segment| match segment {
             Segment::Memory(iov) => iov.addr() < to && from < iov.addr() + iov.len() as u64,
@@ -379,6 +388,13 @@ impl Queue {
         Ok(())
     }
 
+    /// What has been sent from `region`, a device's, is not remembered.
+    fn forget_sent(&mut self, region: &Region) {
+        for segment in self.segments[..self.done].iter_mut().filter(|segment| segment.is_on_device(region)) {
+            *segment = Segment::Stage { from: 0, to: 0 };
+        }
+    }
+
     /// Copies a segment, or what is left of it, into the stage.
     ///
     /// # Errors
@@ -479,7 +495,7 @@ mod tests {
 
     use super::*;
     use crate::mem::stub::Memory;
-    use crate::mem::{PdId, register};
+    use crate::mem::{PdId, keys, register};
 
     const PD: PdId = PdId(3);
 
@@ -545,6 +561,29 @@ mod tests {
         batch.control.device(payload);
         let failed = batch.flush(&mut outlet, None).unwrap_err();
         assert_eq!(failed.raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
+    fn a_device_has_back_what_has_been_sent_while_the_rest_of_its_batch_waits() {
+        let (memory, mut rest) = (Memory::new(100), vec![0; 100]);
+        let (sent, rest) = (memory.register(PD), region(&mut rest));
+        let Some(payload) = on_device(&sent) else { return };
+        let mut batch = Batch::default();
+        batch.control.device(payload);
+        batch.borrow(&sent);
+        answer(&mut batch, &rest);
+        assert!(batch.keep_of(&sent).is_err(), "it is still to be sent");
+        batch.control.advance(100);
+        sent.revoke();
+        keys().remove(sent.key());
+        assert!(batch.is_live() && batch.keep_of(&sent).is_ok());
+        drop(sent);
+        assert!(memory.is_let_go());
+        let (ours, theirs) = socket::pair().unwrap();
+        let mut notices = Notices::default();
+        let mut outlet = Outlet { socket: ours.as_fd(), notices: &mut notices, wait: Wait::Nothing };
+        assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::All);
+        assert_eq!(socket::recv(theirs.as_fd(), &mut [0; 200]).unwrap(), 100);
     }
 
     #[test]
