@@ -529,13 +529,14 @@ impl Progress {
     /// Waits until nobody touches a revoked region for a QP of its protection domain by what it knew before. A device
     /// then has its memory back.
     pub(crate) fn quiesce(&self, region: &Region) {
-        if region.device().is_some() {
-            self.bindings.forget(region.key());
-        }
         for conn in self.registry.all() {
             if conn.pd.id() == region.pd() {
                 conn.quiesce(region);
             }
+        }
+        // Only now does nobody bind it any more.
+        if region.device().is_some() {
+            self.bindings.forget(region.key());
         }
     }
 

@@ -308,3 +308,19 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
     assert!(memory.is_let_go());
     assert_eq!(end.qp.state(), QpState::Err);
 }
+
+#[test]
+fn a_region_that_is_deregistered_while_somebody_binds_it_is_bound_no_longer() {
+    let (end, _peer) = connected();
+    let memory = Memory::new(100);
+    let region = memory.register(end.pd.id());
+    let key = region.key();
+    memory.delay(200);
+    let sge = Sge { addr: 0, length: 100, lkey: key };
+    std::thread::scope(|scope| {
+        scope.spawn(|| end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), sge));
+        until("somebody who binds it", || memory.asked() > 0);
+        end.deregister(region);
+    });
+    assert!(!end.conn.progress.bindings.know(key));
+}

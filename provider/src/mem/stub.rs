@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dmverbs_proto::Access;
 use parking_lot::Mutex;
@@ -20,8 +21,9 @@ pub(crate) struct Memory {
     /// Nobody can read it any more.
     broken: AtomicBool,
     dmabuf: File,
-    /// How often that was asked for.
+    /// How often that was asked for, and for how many milliseconds it then cannot be had.
     asked: AtomicUsize,
+    slow: AtomicU64,
 }
 
 /// What a region has of it.
@@ -43,6 +45,7 @@ impl Memory {
             broken: AtomicBool::new(false),
             dmabuf: File::open("/dev/null").unwrap(),
             asked: AtomicUsize::new(0),
+            slow: AtomicU64::new(0),
         })
     }
 
@@ -71,6 +74,11 @@ impl Memory {
         self.broken.store(true, Ordering::Relaxed);
     }
 
+    /// Whoever wants to bind it waits for so long.
+    pub(crate) fn delay(&self, millis: u64) {
+        self.slow.store(millis, Ordering::Relaxed);
+    }
+
     /// How often somebody wanted to bind it.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
@@ -97,6 +105,7 @@ impl Device for Stub {
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(self.0.slow.load(Ordering::Relaxed)));
         Some(self.0.dmabuf.as_fd())
     }
 

@@ -76,6 +76,12 @@ impl Bindings {
         self.bound.lock().insert((region.key(), ifindex), Some(Arc::new(binding)));
     }
 
+    /// Whether a region has, or could not have, a binding.
+    #[cfg(test)]
+    pub(crate) fn know(&self, key: u32) -> bool {
+        self.bound.lock().keys().any(|(of, _)| *of == key)
+    }
+
     /// The region is gone.
     pub(crate) fn forget(&self, key: u32) {
         self.bound.lock().retain(|(of, _), _| *of != key);
