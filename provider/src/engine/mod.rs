@@ -18,6 +18,8 @@ mod registry;
 mod report;
 mod send;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod timers;
 mod visits;
