@@ -34,8 +34,8 @@ pub(super) struct LaneOut {
     pub(super) notices: Notices,
     state: Out,
     challenge: u64,
-    /// What the peer would have here: keys of its regions, 0 for its receives.
-    keys: HashSet<u32>,
+    /// What the peer would have here.
+    keys: Keys,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,7 +52,7 @@ pub(super) struct LaneIn {
     receiver: Arc<Receiver>,
     challenge: u64,
     /// What the peer has been told of.
-    keys: HashSet<u32>,
+    keys: Keys,
     stream: Option<Arc<Socket>>,
     state: In,
     /// What has been put into its place, and not given back yet.
@@ -73,7 +73,12 @@ enum In {
     Ready,
 }
 
-/// Keys that a peer may have us remember; payload for others comes in-band.
+/// What has been offered: keys of the receiver's regions, 0 for its receives. As offers come in order, both sides of a lane
+/// know the same (WIRE §8.1).
+#[derive(Debug, Default)]
+struct Keys(HashSet<u32>);
+
+/// With one more, all others are forgotten.
 const KEYS: usize = 4096;
 /// A peer that has not come, or whose probe did not arrive as it should, is told of a lane again after [`PAUSE`], then after
 /// twice as long, and so on up to this.
@@ -83,6 +88,16 @@ const AGAIN_LAST: Tick = 64_000_000_000;
 const EARLY_TIME: Tick = 5_000_000_000;
 const EARLY_GAP: Tick = 500_000_000;
 
+impl Keys {
+    /// False if it is known already.
+    fn insert(&mut self, key: u32) -> bool {
+        if self.0.len() >= KEYS && !self.0.contains(&key) {
+            self.0.clear();
+        }
+        self.0.insert(key)
+    }
+}
+
 impl LaneOut {
     /// Whether the peer would have this frame's payload here, and can.
     pub(super) fn takes(&self, frame: &Frame) -> bool {
@@ -91,7 +106,7 @@ impl LaneOut {
             Op::Send => 0,
             _ => return false,
         };
-        self.is_ready() && self.keys.contains(&key)
+        self.is_ready() && self.keys.0.contains(&key)
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -125,7 +140,7 @@ impl LaneIn {
 
     /// What the peer is told, for all keys.
     fn offers(&self) -> impl Iterator<Item = Note> {
-        self.keys.iter().map(|&rkey| self.offer(rkey))
+        self.keys.0.iter().map(|&rkey| self.offer(rkey))
     }
 
     fn offer(&self, rkey: u32) -> Note {
@@ -160,7 +175,7 @@ impl Conn {
         if !lane.receiver.serves(peer.ifindex, device) {
             return;
         }
-        if lane.keys.len() < KEYS && lane.keys.insert(key) {
+        if lane.keys.insert(key) {
             inner.engine.say(lane.offer(key));
         } else if lane.is_due(now) {
             lane.offers().for_each(|offer| inner.engine.say(offer));
@@ -268,12 +283,10 @@ impl Conn {
                 notices: Notices::default(),
                 state: Out::Connecting,
                 challenge,
-                keys: HashSet::new(),
+                keys: Keys::default(),
             });
         }
-        if let Some(lane) = &mut link.lane_out
-            && lane.keys.len() < KEYS
-        {
+        if let Some(lane) = &mut link.lane_out {
             lane.keys.insert(rkey);
         }
         Ok(())
@@ -423,14 +436,17 @@ impl Conn {
 
     /// Looks at what a lane begins with; true if something came.
     pub(super) fn try_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> bool {
-        let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return false };
+        let Inner { engine, link, .. } = inner;
+        let Some(lane) = link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return false };
         let (Some(socket), In::Tried(have)) = (&lane.stream, lane.state) else { return false };
         match lane.prove(socket.as_fd(), have, landing) {
             Ok(n) => {
                 lane.state = if have + n < PROBE_LEN { In::Tried(have + n) } else { In::Ready };
                 if lane.state == In::Ready {
                     tracing::debug!(qpn = self.qpn, "a lane from the peer, into device memory");
-                    inner.engine.say(Note::Ready);
+                    engine.say(Note::Ready);
+                    // The peer may have connected anew since it was told of the first.
+                    lane.offers().for_each(|offer| engine.say(offer));
                 }
                 true
             }
@@ -535,7 +551,7 @@ impl LaneIn {
         Some(LaneIn {
             receiver,
             challenge: challenge()?,
-            keys: HashSet::new(),
+            keys: Keys::default(),
             stream: None,
             state: In::Offered,
             owed: Vec::new(),
@@ -617,3 +633,6 @@ fn challenge() -> Option<u64> {
 pub(super) fn on_device(region: Option<&Arc<Region>>) -> Option<(Kind, u32)> {
     region.and_then(|region| Some((region.device()?.kind(), region.key())))
 }
+
+#[cfg(test)]
+mod tests;

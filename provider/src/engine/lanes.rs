@@ -130,6 +130,15 @@ impl Lanes {
         }
     }
 
+    /// Has this be the queue for its kind of memory.
+    #[cfg(test)]
+    pub(super) fn set(&self, ifindex: u32, receiver: Receiver) {
+        let kind = receiver.memory().0.kind();
+        let receivers = &mut self.meeting.lock().receivers;
+        receivers.retain(|other| !other.serves(ifindex, kind));
+        receivers.push(Arc::new(receiver));
+    }
+
     /// Somebody has connected to a lane's port.
     pub(super) fn accept(&self, progress: &Progress, index: u64) {
         let Some(receiver) = self.meeting.lock().receivers.get(index as usize).cloned() else { return };

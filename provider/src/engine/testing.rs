@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dmverbs_proto::{
-    Access, Flags, Frame, HEADER_LEN, HELLO_LEN, Hello, MAX_HEADER_LEN, Op, SendFlags, SendOp, Verdict,
+    Access, Flags, Frame, HEADER_LEN, HELLO_LEN, Hello, MAX_HEADER_LEN, Op, PROBE_LEN, SendFlags, SendOp, Verdict,
+    probe,
 };
 
 use super::conn::Conn;
@@ -150,6 +151,26 @@ impl Peer {
         let mut payload = vec![0; if frame.lane == 0 { frame.len as usize } else { 0 }];
         self.0.read_exact(&mut payload).unwrap();
         (frame, payload)
+    }
+
+    /// Offers a lane to this port for payload for this key.
+    pub(super) fn offer(&mut self, port: u16, rkey: u32) {
+        self.say(Frame { imm: u32::from(port), rkey, addr: 1, ..Frame::new(Op::LaneOffer) }, &[]);
+    }
+
+    /// A lane to here, for payload for these keys.
+    pub(super) fn open_lane(&mut self, keys: impl IntoIterator<Item = u32>) -> TcpStream {
+        let listener = TcpListener::bind((PEER, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        keys.into_iter().for_each(|rkey| self.offer(port, rkey));
+        let (mut lane, from) = listener.accept().unwrap();
+        lane.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = [0; PROBE_LEN];
+        lane.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, probe(1));
+        assert_eq!(self.expect(Op::LaneOpen).imm, u32::from(from.port()));
+        self.say(Frame::new(Op::LaneReady), &[]);
+        lane
     }
 
     /// The next frame of this kind.
