@@ -2,20 +2,21 @@
 /*
  * RC between two processes, from and to memory of a choice.
  *
- *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-i BYTES]
- *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] HOST
+ *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES]
+ *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] [-w] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
  *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST
  *   devverbs early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
  * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
- * offsets; what arrives is compared by checksum, and so are the bytes before and behind it. "speed" measures one
+ * offsets; what arrives is compared by checksum, and so are the bytes before and behind it; with -w again and again, until
+ * standard input has a line or ends. "speed" measures one
  * operation; what is received in place is looked at once. "hold" has the server hold as many messages, received in
  * place, as are -n bytes; if the client is killed meanwhile, the server says how many of them are right. "early" sends
  * as many messages as a server with -i has receives posted before its queue pairs are connected, in place. With -w these
  * three say "ready" before, and "done" after, and wait for a line each time. The server serves one client, and ends with
- * it; with -r it registers its memory anew when that has come.
+ * it; with -r it registers its memory anew when that has come, and with -c it leaves a child behind that sleeps for ever.
  */
 
 #include <dmverbs.h>
@@ -29,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -635,9 +637,23 @@ static int control(const char *host)
 	return fd;
 }
 
+/* A child that outlives this process, and does nothing. */
+static void leave_child(void)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		die("fork");
+	if (child > 0)
+		return;
+	prctl(PR_SET_NAME, "left-behind");
+	for (;;)
+		pause();
+}
+
 static void usage(void)
 {
-	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-i BYTES]\n"
+	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
 	      "  [-k N] [-w] HOST\n"
 	      "devverbs hold|early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
@@ -650,9 +666,9 @@ int main(int argc, char **argv)
 	unsigned long size = 1 << 20, total = 64 << 20, every = 1;
 	int option, fd, status = 0;
 	unsigned int i;
-	bool server, waits = false, anew = false;
+	bool server, waits = false, anew = false, leaves = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:rw")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:rwc")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -669,6 +685,7 @@ int main(int argc, char **argv)
 		case 'i': early_len = strtoul(optarg, NULL, 0); break;
 		case 'r': anew = true; break;
 		case 'w': waits = true; break;
+		case 'c': leaves = true; break;
 		default: usage();
 		}
 	}
@@ -692,6 +709,8 @@ int main(int argc, char **argv)
 		register_memory();
 	}
 	connect_qps(fd);
+	if (leaves)
+		leave_child();
 	if (server)
 		serve(fd);
 	else if (!strcmp(argv[optind], "check"))

@@ -1,6 +1,6 @@
 //! A queue of a NIC that puts payload into a dma-buf.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Error, Refusal};
 use crate::ethtool::{DataSplit, Ethtool};
@@ -19,7 +19,7 @@ pub struct Lease {
     ethtool: Ethtool,
     rules: Vec<u32>,
     /// The binding lives as long as this.
-    _netdev: Netdev,
+    netdev: Netdev,
 }
 
 /// What kind of a queue may be taken.
@@ -76,7 +76,7 @@ impl Lease {
             Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, [].as_slice()),
         };
         let binding = bind(&netdev, ifindex, dmabuf, queue)?;
-        let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _netdev: netdev };
+        let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), netdev };
         for &protocol in protocols {
             let spec = RuleSpec { protocol, dst_port: port };
             lease.rules.push(lease.ethtool.insert_rule(ifindex, spec, queue)?);
@@ -92,6 +92,13 @@ impl Lease {
     /// The number of the binding, by which the kernel tells where payload is.
     pub fn binding(&self) -> u32 {
         self.binding
+    }
+}
+
+/// By which the queue is had.
+impl AsFd for Lease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netdev.as_fd()
     }
 }
 

@@ -1,15 +1,22 @@
 //! The family `netdev`: dma-bufs and queues.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::error::{Error, Refusal};
 use crate::genl::{Attributes, Family, attributes, find_u32};
 
 /// A socket of the family `netdev`, and the bindings made through it: they live exactly as long as it.
 ///
-/// A child that fork(2) makes shares the socket, and with it the bindings, until it ends or becomes another program.
+/// A child that fork(2) makes shares the socket, and with it the bindings, until it ends, becomes another program, or closes
+/// the descriptor.
 #[derive(Debug)]
 pub struct Netdev(Family);
+
+impl AsFd for Netdev {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket().as_fd()
+    }
+}
 
 /// An RX queue of an interface that is up.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Sockets do not survive fork(2): a child's copies would keep connections alive after the parent has died.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,6 +32,23 @@ pub(super) fn keep_from_children(fd: RawFd) {
 pub(super) fn forget(fd: RawFd) {
     if let Some((word, bit)) = place(fd) {
         word.fetch_and(!bit, Ordering::Relaxed);
+    }
+}
+
+/// What belongs to its descriptor, which children do not keep.
+#[derive(Debug)]
+pub(crate) struct Unshared<T: AsFd>(T);
+
+impl<T: AsFd> Unshared<T> {
+    pub(crate) fn new(of: T) -> Unshared<T> {
+        keep_from_children(of.as_fd().as_raw_fd());
+        Unshared(of)
+    }
+}
+
+impl<T: AsFd> Drop for Unshared<T> {
+    fn drop(&mut self) {
+        forget(self.0.as_fd().as_raw_fd());
     }
 }
 

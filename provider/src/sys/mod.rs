@@ -6,7 +6,7 @@ pub(crate) mod devmem;
 pub(crate) mod dmabuf;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
-mod fork;
+pub(crate) mod fork;
 pub(crate) mod interface;
 pub(crate) mod mman;
 pub(crate) mod netlink;

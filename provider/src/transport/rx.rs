@@ -12,6 +12,7 @@ use dmverbs_netdev::{Lease, Protocol, Turns, Vacancy, bind_to_interface};
 use parking_lot::Mutex;
 
 use crate::mem::{Device, Kind};
+use crate::sys::fork::Unshared;
 use crate::sys::socket::{self, Socket};
 
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
@@ -33,7 +34,7 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 enum Hold {
     Own {
-        _lease: Lease,
+        _lease: Unshared<Lease>,
     },
     /// The connection to the broker: the queue is ours as long as it, and as long as the broker lives.
     Lent {
@@ -70,7 +71,7 @@ impl Receiver {
         };
         let taken = Lease::take(&Turns::open(), ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]);
         let (binding, hold) = match taken {
-            Ok(lease) => (lease.binding(), Hold::Own { _lease: lease }),
+            Ok(lease) => (lease.binding(), Hold::Own { _lease: Unshared::new(lease) }),
             Err(denied) if denied.is_denied() => {
                 // The broker lends nothing for a port that others can have on the same interface.
                 bind_to_interface(&listener.as_fd(), ifindex)?;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::config::Devmem;
 use crate::mem::Region;
 use crate::sys::cancel::Uncancelled;
+use crate::sys::fork::Unshared;
 
 /// A dma-buf that was bound for sending, as long as this lives.
 #[derive(Debug)]
@@ -18,14 +19,14 @@ pub(crate) struct Binding {
     id: u32,
     /// The kernel has refused to send from it.
     useless: AtomicBool,
-    _socket: Netdev,
+    _socket: Unshared<Netdev>,
 }
 
 impl Binding {
     /// One that the kernel does not know.
     #[cfg(test)]
     pub(crate) fn unknown() -> Result<Binding, dmverbs_netdev::Error> {
-        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Netdev::open()? })
+        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Unshared::new(Netdev::open()?) })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -63,7 +64,11 @@ impl Bindings {
             let bind = || {
                 let socket = Netdev::open()?;
                 let id = socket.bind_tx(ifindex, dmabuf)?;
-                Ok::<_, dmverbs_netdev::Error>(Binding { id, useless: AtomicBool::new(false), _socket: socket })
+                Ok::<_, dmverbs_netdev::Error>(Binding {
+                    id,
+                    useless: AtomicBool::new(false),
+                    _socket: Unshared::new(socket),
+                })
             };
             bind().inspect_err(|e| tracing::info!("the host sends what device memory holds: {e}")).ok().map(Arc::new)
         });
