@@ -161,9 +161,9 @@ impl Conn {
     /// Payload for a device has come, or will come, in-band: the peer hears that there is a better way.
     pub(super) fn want_lane(&self, inner: &mut Inner, device: Kind, key: u32) {
         let _uncancelled = Uncancelled::begin();
+        self.renew_lane(inner);
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
         let now = time::now();
-        link.next_in.take_if(|lane| lane.is_hopeless(now));
         if let Some(lane) = link.lane_in.take_if(|lane| lane.is_hopeless(now)) {
             lane.close(self.progress.epoll());
         }
@@ -182,19 +182,20 @@ impl Conn {
         }
     }
 
-    /// What the lane brought came to the host: if its queue is gone, and there is another, the peer is offered a lane to
-    /// that.
+    /// If the queue of the lane in use is gone, and there is another, the peer is offered a lane to that.
     fn renew_lane(&self, inner: &mut Inner) {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
         let now = time::now();
-        link.next_in.take_if(|next| next.is_hopeless(now));
+        let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
+        if let Some(next) = link.next_in.take_if(|next| next.is_hopeless(now)) {
+            lane.keys = next.keys;
+        }
         if let Some(next) = &mut link.next_in {
             if next.is_due(now) {
                 next.offers().for_each(|offer| inner.engine.say(offer));
             }
             return;
         }
-        let Some(lane) = &mut link.lane_in else { return };
         if now < lane.looked + PAUSE {
             return;
         }

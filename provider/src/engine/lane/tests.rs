@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use dmverbs_proto::{IN_BAND, LANE, Op, Remote, SendOp};
 
 use super::*;
@@ -6,14 +8,14 @@ use crate::mem::stub::Memory;
 use crate::object::Sge;
 use crate::transport::Receiver;
 
-/// A queue for memory like this one's, which is ours until the socket is dropped.
-fn queue(end: &End, memory: &Arc<Memory>) -> Socket {
+/// A queue for memory like this one's, which is ours until the socket is dropped, and its port.
+fn queue(end: &End, memory: &Arc<Memory>) -> (Socket, u32) {
     let (ours, broker) = socket::pair().unwrap();
-    let (listener, _) = socket::listen(None).unwrap();
+    let (listener, port) = socket::listen(None).unwrap();
     let ifindex = end.pd.context().device().ifindex();
     let receiver = Receiver::of_no_queue(ifindex, memory.device(), ours, listener);
     end.conn.progress.lanes.set(ifindex, receiver);
-    broker
+    (broker, u32::from(port))
 }
 
 fn lane_out<T>(end: &End, look: impl FnOnce(&LaneOut) -> T) -> Option<T> {
@@ -54,4 +56,33 @@ fn more_regions_can_be_served_by_a_lane_than_are_remembered() {
         peer.say(write(0, region.key(), 1), &[1]);
         assert_eq!(peer.expect(Op::LaneOffer).rkey, region.key());
     }
+}
+
+#[test]
+fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_same_regions() {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(1);
+    let region = memory.register(end.pd.id());
+    let payload = write(0, region.key(), 1);
+    let offer = |peer: &mut Peer| {
+        let Frame { rkey, imm, .. } = peer.expect(Op::LaneOffer);
+        (rkey, imm)
+    };
+    let (first, port) = queue(&end, &memory);
+    peer.say(payload, &[1]);
+    assert_eq!(offer(&mut peer), (region.key(), port));
+    let (_there, here) = socket::pair().unwrap();
+    if let Some(lane) = end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()) {
+        (lane.stream, lane.state) = (Some(Arc::new(here)), In::Ready);
+    }
+    drop(first);
+    let (second, port) = queue(&end, &memory);
+    peer.say(payload, &[2]);
+    assert_eq!(offer(&mut peer), (region.key(), port));
+    drop(second);
+    let (_third, port) = queue(&end, &memory);
+    peer.say(payload, &[3]);
+    std::thread::sleep(Duration::from_nanos(PAUSE));
+    peer.say(payload, &[4]);
+    assert_eq!(offer(&mut peer), (region.key(), port));
 }
