@@ -509,7 +509,9 @@ impl Conn {
         }
         self.pay_lane(inner);
         inner.brought = serviced.moved;
-        if inner.engine.has_failed() {
+        // A lane may have had something to say of which the stream brought nothing.
+        let says = inner.engine.need() == Need::Now && !inner.is_blocked();
+        if inner.engine.has_failed() || says {
             self.flush(inner);
         } else {
             if inner.engine.unsent() > 0 && !inner.is_blocked() {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use dmverbs_proto::{Access, Frame, Op, Refusal, Remote, SendOp, Status};
+use dmverbs_proto::{Access, Frame, Note, Op, Refusal, Remote, SendOp, Status};
 
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
@@ -156,4 +156,14 @@ fn a_region_that_is_deregistered_while_somebody_binds_it_is_bound_no_longer() {
         end.deregister(region);
     });
     assert!(!end.conn.progress.bindings.know(key));
+}
+
+#[test]
+fn what_is_to_be_said_is_said_although_nothing_comes() {
+    let (end, mut peer) = connected();
+    let mut turn = end.conn.progress.turn.lock();
+    let mut inner = end.conn.lock();
+    inner.engine.say(Note::Ready);
+    assert!(!turn.desk.service(&end.conn, &mut inner));
+    peer.expect(Op::LaneReady);
 }
