@@ -364,7 +364,7 @@ impl Queue {
                 Ok(Wait::Nothing)
             }
             // Notices will come, and with them room for more.
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.is_waiting() => Ok(Wait::Notices),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.will_come() => Ok(Wait::Notices),
             Err(e) if is_refusal(&e) => {
                 if !is_of_the_route(&e) {
                     payload.binding.refused(&e);

@@ -32,7 +32,12 @@ impl Notices {
 
     /// Whether there is news to come, or to be taken.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.done != self.calls || !self.lent.is_empty()
+        self.will_come() || !self.lent.is_empty()
+    }
+
+    /// Whether there is news to come.
+    pub(crate) fn will_come(&self) -> bool {
+        self.done != self.calls
     }
 
     /// Takes the news of `socket`, and calls `release` for each request whose memory is free again.
@@ -40,7 +45,7 @@ impl Notices {
     /// # Errors
     /// What broke the connection.
     pub(crate) fn take(&mut self, socket: BorrowedFd<'_>, release: impl FnMut(u32)) -> io::Result<()> {
-        while self.done != self.calls {
+        while self.will_come() {
             let Some((first, last)) = devmem::take_notice(socket)? else { break };
             self.told(first, last);
         }
@@ -100,7 +105,7 @@ mod tests {
     fn memory_that_no_call_reads_is_free_at_once() {
         let mut notices = Notices::default();
         notices.lend(3);
-        assert!(notices.is_waiting());
+        assert!(notices.is_waiting() && !notices.will_come(), "nothing will tell of it");
         assert_eq!(released(&mut notices), [3]);
     }
 }
