@@ -160,6 +160,12 @@ impl Desk {
         }
         serviced.moved
     }
+
+    /// Whether a lane has died of whose peer there is still something to read: what it said before counts, and epoll tells
+    /// again.
+    fn hears_out(&mut self, lane: &Event, conn: &Arc<Conn>, inner: &mut Inner) -> bool {
+        lane.is_dead() && self.service(conn, inner)
+    }
 }
 
 impl Progress {
@@ -352,18 +358,29 @@ impl Progress {
                 }
                 token if token & LANE_OUT != 0 => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_OUT)).cloned() else { continue };
-                    conn.on_lane_out(&mut conn.lock(), event);
+                    let mut inner = conn.lock();
+                    if !turn.desk.hears_out(event, &conn, &mut inner) {
+                        conn.on_lane_out(&mut inner, event);
+                    }
                     moved = true;
                 }
                 token if token & LANE_PAST != 0 => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_PAST)).cloned() else { continue };
-                    conn.on_past_lane(&mut conn.lock(), event);
+                    let mut inner = conn.lock();
+                    if !turn.desk.hears_out(event, &conn, &mut inner) {
+                        conn.on_past_lane(&mut inner, event);
+                    }
                     moved = true;
                 }
                 token => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_IN)).cloned() else { continue };
                     if token & LANE_IN != 0 {
-                        conn.on_lane_in(&mut conn.lock(), event);
+                        let mut inner = conn.lock();
+                        if turn.desk.hears_out(event, &conn, &mut inner) {
+                            moved = true;
+                        } else {
+                            conn.on_lane_in(&mut inner, event);
+                        }
                     } else if event.is_dead() {
                         conn.on_dead(&mut conn.lock());
                     }

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use dmverbs_proto::{Access, Frame, Note, Op, Refusal, Remote, SendOp, Status};
+use dmverbs_proto::{Access, Frame, LANE, Note, Op, Refusal, Remote, SendOp, Status};
 
+use super::lane::LaneOut;
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
@@ -166,4 +168,28 @@ fn what_is_to_be_said_is_said_although_nothing_comes() {
     inner.engine.say(Note::Ready);
     assert!(!turn.desk.service(&end.conn, &mut inner));
     peer.expect(Op::LaneReady);
+}
+
+#[test]
+fn a_request_that_was_acknowledged_before_a_lane_died_has_succeeded() {
+    let (end, mut peer) = connected();
+    let lane = peer.open_lane([5]);
+    until("the lane", || {
+        end.conn.lock().link.as_ref().is_some_and(|link| link.lane_out.as_ref().is_some_and(LaneOut::is_ready))
+    });
+    let region = Memory::new(100).register(end.pd.id());
+    end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 100, lkey: region.key() });
+    assert_eq!(peer.expect(Op::Write).lane, LANE);
+    let progress = end.conn.progress;
+    let mut turn = progress.turn.lock();
+    turn.show();
+    // It has not been read: the lane is reset.
+    drop(lane);
+    std::thread::sleep(Duration::from_millis(50));
+    peer.say(Frame { ack: 1, ..Frame::new(Op::Ack) }, &[]);
+    std::thread::sleep(Duration::from_millis(50));
+    progress.turn_epoll(&mut turn);
+    drop(turn);
+    until("the end of the connection", || !end.conn.lock().is_linked());
+    assert_eq!(end.wait().status, Status::Success);
 }
