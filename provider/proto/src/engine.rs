@@ -229,7 +229,7 @@ pub struct Engine {
     nak: Option<Refusal>,
     bye: bool,
     /// To be said to the peer's driver.
-    notes: VecDeque<Note>,
+    pub(crate) notes: VecDeque<Note>,
     /// No request succeeds any more: one has failed.
     flushing: bool,
     /// The peer showed a sign of life since the last tick.
@@ -400,11 +400,6 @@ impl Engine {
     #[must_use]
     pub fn next_payload(&self) -> u64 {
         self.requester.next_payload()
-    }
-
-    /// Says something to the peer's driver.
-    pub fn say(&mut self, note: Note) {
-        self.notes.push_back(note);
     }
 
     /// All that [`transmit`](Self::transmit) has handed over so far has been sent, or copied. Before, a request of it does not

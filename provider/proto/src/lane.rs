@@ -1,6 +1,6 @@
 //! Lanes (WIRE §8): what the drivers say of them, and what one begins with.
 
-use crate::engine::Fatal;
+use crate::engine::{Engine, Fatal};
 use crate::frame::{Frame, Op};
 
 /// What the two drivers say to each other about their lanes (WIRE §8).
@@ -50,6 +50,22 @@ impl Note {
     }
 }
 
+impl Engine {
+    /// Says something to the peer's driver. Of two [`Note::Open`] that wait to be said, the first is of no use any more.
+    pub fn say(&mut self, note: Note) {
+        if matches!(note, Note::Open { .. }) {
+            self.notes.retain(|other| !matches!(other, Note::Open { .. }));
+        }
+        self.notes.push_back(note);
+    }
+
+    /// How much waits to be said.
+    #[must_use]
+    pub fn unsaid(&self) -> usize {
+        self.notes.len()
+    }
+}
+
 /// Bytes with which a lane begins, so that its receiver sees where they come.
 pub const PROBE_LEN: usize = 4096;
 
@@ -70,6 +86,18 @@ pub fn probe(challenge: u64) -> [u8; PROBE_LEN] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Limits;
+
+    #[test]
+    fn of_connections_that_took_the_place_of_others_only_the_last_is_told_of() {
+        let mut engine = Engine::new(1, Limits { send_wr: 1, recv_wr: 1 });
+        engine.say(Note::Ready);
+        for from in 1..=1000 {
+            engine.say(Note::Open { from });
+        }
+        assert_eq!(engine.notes, [Note::Ready, Note::Open { from: 1000 }]);
+        assert_eq!(engine.unsaid(), 2);
+    }
 
     /// The first words of SplitMix64 from 1234567, as published with the generator.
     #[test]

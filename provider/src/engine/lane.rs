@@ -163,6 +163,10 @@ impl Conn {
         let _uncancelled = Uncancelled::begin();
         self.renew_lane(inner);
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+        if inner.engine.unsaid() > KEYS {
+            // The peer does not read.
+            return;
+        }
         let now = time::now();
         if let Some(lane) = link.lane_in.take_if(|lane| lane.is_hopeless(now)) {
             lane.close(self.progress.epoll());
@@ -185,6 +189,9 @@ impl Conn {
     /// If the queue of the lane in use is gone, and there is another, the peer is offered a lane to that.
     fn renew_lane(&self, inner: &mut Inner) {
         let (Some(link), Some(peer)) = (&mut inner.link, inner.peer) else { return };
+        if inner.engine.unsaid() > KEYS {
+            return;
+        }
         let now = time::now();
         let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
         if let Some(next) = link.next_in.take_if(|next| next.is_hopeless(now)) {

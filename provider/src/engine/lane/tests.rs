@@ -86,3 +86,22 @@ fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_s
     peer.say(payload, &[4]);
     assert_eq!(offer(&mut peer), (region.key(), port));
 }
+
+#[test]
+fn what_a_peer_that_does_not_read_is_to_hear_of_lanes_is_bounded() {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(1);
+    let _broker = queue(&end, &memory);
+    let regions: Vec<_> = (0..4 * KEYS).map(|_| memory.register(end.pd.id())).collect();
+    let mut inner = end.conn.lock();
+    for region in &regions {
+        end.conn.want_lane(&mut inner, memory.device().kind(), region.key());
+    }
+    assert_eq!(inner.engine.unsaid(), KEYS + 1);
+    drop(inner);
+    // When it reads again, it is told of what it wants.
+    peer.say(write(0, regions[0].key(), 1), &[1]);
+    assert!((0..=KEYS).all(|i| peer.expect(Op::LaneOffer).rkey == regions[i].key()));
+    peer.say(write(0, regions[3 * KEYS].key(), 1), &[1]);
+    while peer.expect(Op::LaneOffer).rkey != regions[3 * KEYS].key() {}
+}
