@@ -1,11 +1,13 @@
 //! dma-bufs from which an interface may send.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dmverbs_netdev::Netdev;
+use dmverbs_netdev::{Error, Netdev};
 use parking_lot::Mutex;
 
 use crate::config::Devmem;
@@ -23,9 +25,16 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
+    fn make(ifindex: u32, dmabuf: BorrowedFd<'_>) -> Result<Binding, Error> {
+        let _uncancelled = Uncancelled::begin();
+        let socket = Netdev::open()?;
+        let id = socket.bind_tx(ifindex, dmabuf)?;
+        Ok(Binding { id, useless: AtomicBool::new(false), _socket: Unshared::new(socket) })
+    }
+
     /// One that the kernel does not know.
     #[cfg(test)]
-    pub(crate) fn unknown() -> Result<Binding, dmverbs_netdev::Error> {
+    pub(crate) fn unknown() -> Result<Binding, Error> {
         Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Unshared::new(Netdev::open()?) })
     }
 
@@ -58,21 +67,21 @@ impl Bindings {
     /// The binding of a region's dma-buf to an interface, made when it is first asked for.
     pub(crate) fn of(&self, region: &Region, ifindex: u32) -> Option<Arc<Binding>> {
         let dmabuf = region.device().filter(|_| self.devmem != Devmem::Off)?.dmabuf()?;
-        let mut bindings = self.bound.lock();
-        let binding = bindings.entry((region.key(), ifindex)).or_insert_with(|| {
-            let _uncancelled = Uncancelled::begin();
-            let bind = || {
-                let socket = Netdev::open()?;
-                let id = socket.bind_tx(ifindex, dmabuf)?;
-                Ok::<_, dmverbs_netdev::Error>(Binding {
-                    id,
-                    useless: AtomicBool::new(false),
-                    _socket: Unshared::new(socket),
-                })
-            };
-            bind().inspect_err(|e| tracing::info!("the host sends what device memory holds: {e}")).ok().map(Arc::new)
-        });
-        binding.as_ref().filter(|binding| !binding.useless.load(Ordering::Relaxed)).cloned()
+        let binding = match self.bound.lock().entry((region.key(), ifindex)) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(unknown) => match Binding::make(ifindex, dmabuf) {
+                Ok(binding) => unknown.insert(Some(Arc::new(binding))).clone(),
+                Err(e) if is_for_now(&e) => {
+                    tracing::debug!("the host sends what device memory holds for now: {e}");
+                    None
+                }
+                Err(e) => {
+                    tracing::info!("the host sends what device memory holds: {e}");
+                    unknown.insert(None).clone()
+                }
+            },
+        };
+        binding.filter(|binding| !binding.useless.load(Ordering::Relaxed))
     }
 
     /// Has a region be bound to an interface by `binding`.
@@ -90,5 +99,54 @@ impl Bindings {
     /// The region is gone.
     pub(crate) fn forget(&self, key: u32) {
         self.bound.lock().retain(|(of, _), _| *of != key);
+    }
+}
+
+/// Whether what is missing may be there the next time.
+fn is_for_now(error: &Error) -> bool {
+    matches!(error.errno(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::mem::PdId;
+    use crate::mem::stub::Memory;
+
+    /// In a process of its own, all threads of which lack file descriptors meanwhile.
+    #[test]
+    fn what_could_not_be_bound_for_want_of_file_descriptors_is_bound_later() {
+        const NAME: &str = "transport::tx::tests::what_could_not_be_bound_for_want_of_file_descriptors_is_bound_later";
+        const MARK: &str = "_TEST_LACKS_FILE_DESCRIPTORS";
+        if std::env::var_os(MARK).is_none() {
+            let mut again = Command::new(std::env::current_exe().unwrap());
+            let output = again.args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains(" 1 passed"), "{said}");
+            return;
+        }
+        let region = Memory::new(1).register(PdId(9));
+        let bindings = Bindings::new(Devmem::RecvMsg);
+        let before = set_limit(None);
+        set_limit(Some(0));
+        let bound = bindings.of(&region, 1).is_some();
+        set_limit(Some(before));
+        assert!(!bound && !bindings.know(region.key()));
+        // It is no dma-buf, and the interface sends from none.
+        assert!(bindings.of(&region, 1).is_none() && bindings.know(region.key()));
+    }
+
+    /// Changes how many file descriptors there may be; gives how many that was.
+    fn set_limit(to: Option<u64>) -> u64 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is writable.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = to.unwrap_or(before);
+        // SAFETY: `limit` is readable.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        before
     }
 }
