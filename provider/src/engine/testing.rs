@@ -32,7 +32,11 @@ pub(super) struct End {
 }
 
 /// Its peer: a stream, and what a test makes of it.
-pub(super) struct Peer(pub(super) TcpStream);
+pub(super) struct Peer {
+    pub(super) stream: TcpStream,
+    /// Requests that it has acknowledged.
+    acked: u32,
+}
 
 pub(super) fn end() -> End {
     let device = devices().unwrap().into_iter().find(|d| d.ifname() == "lo").expect("the loopback interface is up");
@@ -125,31 +129,37 @@ pub(super) fn connected() -> (End, Peer) {
     };
     stream.write_all(&ours.encode()).unwrap();
     until("the connection", || end.conn.lock().is_linked());
-    (end, Peer(stream))
+    (end, Peer { stream, acked: 0 })
 }
 
 impl Peer {
     pub(super) fn say(&mut self, frame: Frame, payload: &[u8]) {
         let mut bytes = Vec::new();
-        frame.append(&mut bytes);
+        Frame { ack: self.acked, ..frame }.append(&mut bytes);
         bytes.extend_from_slice(payload);
-        self.0.write_all(&bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// Acknowledges one more request.
+    pub(super) fn acknowledge(&mut self) {
+        self.acked += 1;
+        self.say(Frame::new(Op::Ack), &[]);
     }
 
     /// A frame, and its payload if that is in-band.
     pub(super) fn hear(&mut self) -> (Frame, Vec<u8>) {
         let mut bytes = [0; MAX_HEADER_LEN];
         let mut have = HEADER_LEN;
-        self.0.read_exact(&mut bytes[..have]).unwrap();
+        self.stream.read_exact(&mut bytes[..have]).unwrap();
         let frame = loop {
             if let Some((frame, _)) = Frame::decode(&bytes[..have]).unwrap() {
                 break frame;
             }
-            self.0.read_exact(&mut bytes[have..have + 8]).unwrap();
+            self.stream.read_exact(&mut bytes[have..have + 8]).unwrap();
             have += 8;
         };
         let mut payload = vec![0; if frame.lane == 0 { frame.len as usize } else { 0 }];
-        self.0.read_exact(&mut payload).unwrap();
+        self.stream.read_exact(&mut payload).unwrap();
         (frame, payload)
     }
 

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dmverbs_proto::{Access, Frame, LANE, Note, Op, Refusal, Remote, SendOp, Status};
 
@@ -36,7 +35,7 @@ fn what_is_sent_from_memory_of_a_device_comes() {
     let (frame, payload) = peer.hear();
     assert_eq!((frame.op, payload), (Op::Write, vec![0; 1000]));
     assert_eq!(memory.asked(), 1);
-    peer.say(Frame { ack: 1, ..Frame::new(Op::Ack) }, &[]);
+    peer.acknowledge();
     assert_eq!(end.wait().status, Status::Success);
 }
 
@@ -118,7 +117,7 @@ fn a_device_has_its_memory_back_from_a_peer_that_stops_in_the_middle_of_a_write(
     until("half of the payload", || memory.bytes()[..50] == [7; 50]);
     end.deregister(region);
     assert!(memory.is_let_go());
-    peer.0.write_all(&[7; 50]).unwrap();
+    peer.stream.write_all(&[7; 50]).unwrap();
     assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
     assert_eq!(memory.bytes()[50..], [0; 50]);
 }
@@ -185,9 +184,16 @@ fn a_request_that_was_acknowledged_before_a_lane_died_has_succeeded() {
     turn.show();
     // It has not been read: the lane is reset.
     drop(lane);
-    std::thread::sleep(Duration::from_millis(50));
-    peer.say(Frame { ack: 1, ..Frame::new(Op::Ack) }, &[]);
-    std::thread::sleep(Duration::from_millis(50));
+    until("the end of the lane", || {
+        let inner = end.conn.lock();
+        let lane = inner.link.as_ref().and_then(|link| link.lane_out.as_ref());
+        lane.is_some_and(|lane| !socket::is_open(lane.stream.tx()))
+    });
+    peer.acknowledge();
+    until("the acknowledgement", || {
+        let inner = end.conn.lock();
+        inner.link.as_ref().is_some_and(|link| socket::unread(link.stream.rx()).is_ok_and(|unread| unread > 0))
+    });
     progress.turn_epoll(&mut turn);
     drop(turn);
     until("the end of the connection", || !end.conn.lock().is_linked());

@@ -36,7 +36,11 @@ fn a_peer_can_have_more_regions_served_by_a_lane_than_are_remembered() {
     let region = memory.register(end.pd.id());
     let write = |peer: &mut Peer, rkey| {
         end.post(SendOp::Write(Remote { addr: 0, rkey }), Sge { addr: 0, length: 1, lkey: region.key() });
-        peer.expect(Op::Write).lane
+        let lane = peer.expect(Op::Write).lane;
+        peer.acknowledge();
+        // The next would wait for the answer.
+        end.wait();
+        lane
     };
     assert_eq!(write(&mut peer, *keys.end()), LANE);
     assert_eq!(write(&mut peer, 1), IN_BAND, "it was forgotten, as at the peer");
