@@ -73,20 +73,18 @@ entry! {
     ) -> Count {
         check_gid_call(flags, entry_size)?;
         let gids = context.device().gids()?;
-        if gids.len() > max_entries {
+        let there: Vec<_> = gids.into_iter().enumerate().filter(|(_, gid)| *gid != Gid::ZERO).collect();
+        if there.len() > max_entries {
             return Err(Errno::invalid("`entries` is too short for the table"));
         }
-        if entries.is_null() && !gids.is_empty() {
+        if entries.is_null() && !there.is_empty() {
             return Err(Errno::misuse("`entries` is NULL"));
         }
-        let there = gids.iter().enumerate().filter(|(_, gid)| **gid != Gid::ZERO);
-        let mut count = 0;
-        for (i, gid) in there {
-            // SAFETY: the array has room for `max_entries` of them: the caller's duty; there are no more than GIDs.
-            unsafe { entries.add(count).write(gid_entry(context.device(), i, *gid)) };
-            count += 1;
+        for (place, (index, gid)) in there.iter().enumerate() {
+            // SAFETY: the array has room for `max_entries` of them: the caller's duty; `place` is below that.
+            unsafe { entries.add(place).write(gid_entry(context.device(), *index, *gid)) };
         }
-        Ok(count)
+        Ok(there.len())
     }
 
     /// The type of a GID, as rdma-core's own libraries ask for it

@@ -4,10 +4,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
+use rustix::io::Errno;
 
 use crate::broker::FOLDER;
 
@@ -25,11 +26,16 @@ impl Turns {
         Self(Mutex::new(file.ok()))
     }
 
-    /// Waits for ours.
+    /// Waits for ours, but not for ever: whoever has it may have been stopped.
     pub(crate) fn wait(&self) -> Turn<'_> {
         let file = self.0.lock();
-        if let Some(Err(e)) = file.as_ref().map(|file| retry_on_intr(|| flock(file, FlockOperation::LockExclusive))) {
-            tracing::debug!(error = %e, "a queue is taken out of turn");
+        let until = Instant::now() + PATIENCE;
+        while let Some(Err(e)) = file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+            if e != Errno::WOULDBLOCK && e != Errno::INTR || Instant::now() >= until {
+                tracing::warn!(error = %e, "a queue is taken out of turn");
+                break;
+            }
+            std::thread::sleep(LOOK);
         }
         Turn(file)
     }
@@ -59,6 +65,10 @@ fn open(folder: &Path) -> io::Result<File> {
 }
 
 const MODE: u32 = 0o755;
+/// Less than clients of the broker wait. To take a queue takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks whether it is ours; flock(2) that waits has no limit.
+const LOOK: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {

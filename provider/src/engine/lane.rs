@@ -402,7 +402,7 @@ impl Conn {
     /// Nothing more can be sent on the lane that another has taken the place of; nothing may be left to be.
     fn on_dead_past(self: &Arc<Self>, inner: &mut Inner) {
         let Some(link) = &mut inner.link else { return };
-        if link.batch.as_deref().is_some_and(Batch::wants_lane) {
+        if link.broken || link.batch.as_deref().is_some_and(Batch::wants_lane) {
             tracing::debug!(qpn = self.qpn, "a lane broke");
             self.lose(inner);
         } else if let Some(past) = link.past_out.take_if(|past| !past.notices.is_waiting()) {

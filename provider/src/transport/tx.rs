@@ -5,15 +5,17 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dmverbs_netdev::{Error, Netdev};
+use dmverbs_proto::Tick;
 use parking_lot::Mutex;
 
 use crate::config::Devmem;
 use crate::mem::Region;
 use crate::sys::cancel::Uncancelled;
 use crate::sys::fork::Unshared;
+use crate::sys::time;
 
 /// A dma-buf that was bound for sending, as long as this lives.
 #[derive(Debug)]
@@ -55,13 +57,18 @@ impl Binding {
 pub(crate) struct Bindings {
     devmem: Devmem,
     bound: Mutex<HashMap<(u32, u32), MaybeBinding>>,
+    /// Until then nothing is asked for: something was missing that there may be later.
+    missed: AtomicU64,
 }
+
+/// How long that lasts.
+const PAUSE: Tick = 1_000_000_000;
 
 type MaybeBinding = Option<Arc<Binding>>;
 
 impl Bindings {
     pub(crate) fn new(devmem: Devmem) -> Bindings {
-        Bindings { devmem, bound: Mutex::default() }
+        Bindings { devmem, bound: Mutex::default(), missed: AtomicU64::new(0) }
     }
 
     /// The binding of a region's dma-buf to an interface, made when it is first asked for.
@@ -69,10 +76,13 @@ impl Bindings {
         let dmabuf = region.device().filter(|_| self.devmem != Devmem::Off)?.dmabuf()?;
         let binding = match self.bound.lock().entry((region.key(), ifindex)) {
             Entry::Occupied(known) => known.get().clone(),
+            // Relaxed: a hint.
+            Entry::Vacant(_) if time::now() < self.missed.load(Ordering::Relaxed) => None,
             Entry::Vacant(unknown) => match Binding::make(ifindex, dmabuf) {
                 Ok(binding) => unknown.insert(Some(Arc::new(binding))).clone(),
                 Err(e) if is_for_now(&e) => {
                     tracing::debug!("the host sends what device memory holds for now: {e}");
+                    self.missed.store(time::now() + PAUSE, Ordering::Relaxed);
                     None
                 }
                 Err(e) => {
@@ -134,6 +144,8 @@ mod tests {
         let bound = bindings.of(&region, 1).is_some();
         set_limit(Some(before));
         assert!(!bound && !bindings.know(region.key()));
+        assert!(bindings.of(&region, 1).is_none() && !bindings.know(region.key()), "it is too early");
+        bindings.missed.store(0, Ordering::Relaxed);
         // It is no dma-buf, and the interface sends from none.
         assert!(bindings.of(&region, 1).is_none() && bindings.know(region.key()));
     }

@@ -4,8 +4,8 @@
 //! broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
 //!
 //! A client can make it last for ever to look at what it sends, or to close that. `pool` has threads for it, so that
-//! no other user waits, unless as many users as there are threads do so; `report` is how they tell `serve` what they
-//! have heard.
+//! no other user waits, unless as many users as there are threads do so, or one leaves half as many descriptors as the
+//! broker may have in connections that are refused; `report` is how they tell `serve` what they have heard.
 
 mod confine;
 mod pool;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{ipv6_v6only, set_socket_passcred, socket_acceptconn, socket_domain, socket_protocol};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, getsockname, ipproto,
-    recvmsg, shutdown,
+    recv, recvmsg, shutdown,
 };
 
 use super::pool::Foreign;
@@ -73,16 +73,29 @@ impl Connection {
         }
     }
 
-    /// Whether nothing is left in a connection that has been shut down.
-    fn is_empty(&self) -> bool {
-        // With this, not even a message of no bytes looks like none: it has credentials, for which there is no room.
+    /// Takes away what is left in a connection that has been shut down, but for descriptors: false if there are any.
+    fn clear(&self) -> bool {
+        // With this, not even a message of no bytes looks like none: it has credentials.
         if set_socket_passcred(&self.0, true).is_err() {
             return false;
         }
-        let mut byte = [0];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut RecvAncillaryBuffer::default(), flags)
-            .is_ok_and(|received| !received.flags.contains(ReturnFlags::CTRUNC))
+        loop {
+            let mut byte = [0];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
+                // There is no room for descriptors.
+                Ok(peeked) if !peeked.flags.contains(ReturnFlags::CTRUNC) => {}
+                _ => return false,
+            }
+            if control.drain().next().is_none() {
+                return true;
+            }
+            if recv(&self.0, &mut byte, RecvFlags::DONTWAIT).is_err() {
+                return false;
+            }
+        }
     }
 }
 
@@ -96,7 +109,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Nothing comes any more; and the client sees the end now, whenever the connection is closed.
         let ended = shutdown(&self.0, Shutdown::Both);
-        if ended.is_ok() && self.is_empty() {
+        if ended.is_ok() && self.clear() {
             self.0.close();
         }
     }
@@ -166,7 +179,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use dmverbs_netdev::{Ethtool, bind_to_interface};
-    use rustix::net::recv;
 
     use super::super::pool::Helpers;
     use super::super::testing::{hold, pair, say, try_say};
@@ -239,17 +251,15 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_ends_at_once_and_waits_for_a_helper_if_something_is_in_it() {
+    fn a_connection_ends_at_once_and_waits_for_a_helper_if_a_descriptor_is_in_it() {
         let helpers = Helpers::start().unwrap();
         let release = hold(&helpers, 1);
         let file = File::open("/dev/null").unwrap();
-        let said: [Option<(&[u8], &[BorrowedFd])>; 4] =
-            [None, Some((b"x", &[])), Some((b"", &[])), Some((b"", &[file.as_fd()]))];
-        for (waiting, said) in said.into_iter().enumerate() {
+        let (plain, with): (&[BorrowedFd], &[BorrowedFd]) = (&[], &[file.as_fd()]);
+        let said = [vec![], vec![("x", plain), ("", plain)], vec![("", with)], vec![("", plain), ("x", with)]];
+        for (messages, waiting) in said.into_iter().zip([0, 0, 1, 2]) {
             let (client, connection) = pair();
-            if let Some((bytes, descriptors)) = said {
-                say(&client, bytes, descriptors);
-            }
+            messages.into_iter().for_each(|(text, descriptors)| say(&client, text.as_bytes(), descriptors));
             drop(Connection::new(helpers.keep(1, connection)));
             assert_eq!(helpers.waiting(), waiting);
             assert_eq!(recv(&client, &mut [0], RecvFlags::DONTWAIT).map(|(len, _)| len), Ok(0));
