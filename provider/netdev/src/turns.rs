@@ -29,11 +29,14 @@ impl Turns {
     /// Waits for ours, but not for ever: whoever has it may have been stopped.
     pub(crate) fn wait(&self) -> Turn<'_> {
         let file = self.0.lock();
-        let until = Instant::now() + PATIENCE;
+        let (until, mut waits) = (Instant::now() + PATIENCE, false);
         while let Some(Err(e)) = file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
             if e != Errno::WOULDBLOCK && e != Errno::INTR || Instant::now() >= until {
                 tracing::warn!(error = %e, "a queue is taken out of turn");
                 break;
+            }
+            if !std::mem::replace(&mut waits, true) {
+                tracing::info!("another process takes a queue: it is waited for");
             }
             std::thread::sleep(LOOK);
         }
