@@ -64,31 +64,32 @@ fn more_regions_can_be_served_by_a_lane_than_are_remembered() {
 fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_same_regions() {
     let (end, mut peer) = connected();
     let memory = Memory::new(1);
-    let region = memory.register(end.pd.id());
-    let payload = write(0, region.key(), 1);
-    let offer = |peer: &mut Peer| {
-        let Frame { rkey, imm, .. } = peer.expect(Op::LaneOffer);
-        (rkey, imm)
+    let regions: [_; 2] = std::array::from_fn(|_| memory.register(end.pd.id()));
+    let keys = HashSet::from([regions[0].key(), regions[1].key()]);
+    let offers = |peer: &mut Peer, port| -> HashSet<u32> {
+        let offers = [peer.expect(Op::LaneOffer), peer.expect(Op::LaneOffer)];
+        assert!(offers.iter().all(|offer| offer.imm == port));
+        offers.iter().map(|offer| offer.rkey).collect()
     };
     let (first, port) = queue(&end, &memory);
-    peer.say(payload, &[1]);
-    assert_eq!(offer(&mut peer), (region.key(), port));
+    regions.iter().for_each(|region| peer.say(write(0, region.key(), 1), &[1]));
+    assert_eq!(offers(&mut peer, port), keys);
     let (_there, here) = socket::pair().unwrap();
     if let Some(lane) = end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()) {
         (lane.stream, lane.state) = (Some(Arc::new(here)), In::Ready);
     }
-    drop(first);
-    let (second, port) = queue(&end, &memory);
-    peer.say(payload, &[2]);
-    assert_eq!(offer(&mut peer), (region.key(), port));
-    drop(second);
-    let (_third, port) = queue(&end, &memory);
-    // As if that long had passed since somebody looked.
-    if let Some(link) = &mut end.conn.lock().link {
-        [&mut link.lane_in, &mut link.next_in].into_iter().flatten().for_each(|lane| lane.looked = 0);
+    let mut lost = first;
+    for i in 2..4 {
+        let (broker, port) = queue(&end, &memory);
+        drop(std::mem::replace(&mut lost, broker));
+        // As if that long had passed since somebody looked.
+        if let Some(link) = &mut end.conn.lock().link {
+            [&mut link.lane_in, &mut link.next_in].into_iter().flatten().for_each(|lane| lane.looked = 0);
+        }
+        // Payload for one of them tells of it, and both are offered.
+        peer.say(write(0, regions[0].key(), 1), &[i]);
+        assert_eq!(offers(&mut peer, port), keys);
     }
-    peer.say(payload, &[3]);
-    assert_eq!(offer(&mut peer), (region.key(), port));
 }
 
 #[test]
