@@ -4,8 +4,8 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A function of libc, or of another preloaded library that comes after us, found at its first call: other
-/// libraries' constructors may call before ours could run.
+/// A function of libc, or of another preloaded library that comes after us, found when we are loaded, or at its first
+/// call: other libraries' constructors may call before ours could run.
 #[derive(Debug)]
 pub struct Next {
     name: &'static CStr,
@@ -28,9 +28,15 @@ impl Next {
         if !known.is_null() {
             return known;
         }
+        let found = self.find();
+        assert!(!found.is_null(), "dmverbs: no library has {:?}", self.name);
+        found
+    }
+
+    /// Looks for it; null if there is none.
+    pub fn find(&self) -> *mut c_void {
         // SAFETY: `name` is a C string.
         let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        assert!(!found.is_null(), "dmverbs: no library has {:?}", self.name);
         self.address.store(found, Ordering::Relaxed);
         found
     }
@@ -53,6 +59,16 @@ macro_rules! interpose {
                     Ok(name) => $crate::next::Next::new(name),
                     Err(_) => panic!("an identifier holds no NUL"),
                 }
+            };
+            // Not in the program's calls: dlsym(3) waits while another thread is in dlopen(3), be it for this one, and
+            // has dlerror(3) forget what it would tell.
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static AT_LOAD: extern "C" fn() = {
+                extern "C" fn find() {
+                    NEXT.find();
+                }
+                find
             };
             type Function = $crate::next::interpose!(@type ($($ty),*) -> $ret $(, $other)?);
             // SAFETY: it is the function of this name, hence of this type.

@@ -61,6 +61,17 @@ fn other_libraries_are_still_searched_from_their_caller() {
 }
 
 #[test]
+fn opening_other_libraries_is_as_it_was() {
+    let dmverbs = Installation::new();
+    let waits = dmverbs.compile("waits.c", &["-pthread"]);
+    dmverbs.compile_library("waiter.c", &dmverbs.path().join("waiter.so"), &["-pthread"]);
+    for what in ["thread", "error"] {
+        let output = stdout(dmverbs.run(&["timeout", "20", &waits, what]));
+        assert!(output.starts_with(what), "{what}: {output}");
+    }
+}
+
+#[test]
 fn the_plain_forms_work_without_run() {
     let dmverbs = Installation::new();
     let verbs = dmverbs.verbs();
