@@ -37,6 +37,16 @@ pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get_or_init(read).as_ref()
 }
 
+/// Before the program can change its environment.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = {
+    extern "C" fn read() {
+        settings();
+    }
+    read
+};
+
 fn read() -> Option<Settings> {
     // SAFETY: getauxval(3) takes any number.
     let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;

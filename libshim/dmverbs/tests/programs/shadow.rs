@@ -124,6 +124,18 @@ print('dmv_lo' in os.listdir('/sys/class/infiniband'))";
 }
 
 #[test]
+fn a_process_that_clears_its_environment_still_finds_all() {
+    let dmverbs = Installation::new();
+    let script = "import ctypes, os
+os.environ.clear()
+print('dmv_lo' in os.listdir('/sys/class/infiniband'))
+ctypes.CDLL('libibverbs.so')
+print({line.split()[5] for line in open('/proc/self/maps') if 'verbs.so' in line})";
+    let expected = format!("True\n{{'{}'}}\n", dmverbs.verbs().canonicalize().unwrap().display());
+    assert_eq!(stdout(dmverbs.run(&["python3", "-c", script])), expected);
+}
+
+#[test]
 fn many_processes_may_be_the_first_at_once() {
     let dmverbs = Installation::new();
     // Only lo: other interfaces may change in between.
