@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use std::{env, ptr};
 
 use dmverbs_provider::Uncancelled;
+use libc::AT_FDCWD;
 
 use crate::cards::cards;
 use crate::place::{HINT, place};
@@ -121,7 +122,7 @@ fn absolute(dirfd: RawFd, path: &CStr) -> Option<Vec<u8>> {
         return Some(path.to_owned());
     }
     let from = match dirfd {
-        libc::AT_FDCWD => env::current_dir(),
+        AT_FDCWD => env::current_dir(),
         dirfd => fs::read_link(format!("/proc/self/fd/{dirfd}")),
     };
     Some([from.ok()?.into_os_string().into_vec().as_slice(), path].join(&b'/'))
@@ -197,17 +198,29 @@ fn own_folder(folder: &Path) -> io::Result<PathBuf> {
 
 fn put(tree: &Tree, folder: &Path, root: &Path) -> io::Result<()> {
     // The time of the last use.
-    if File::open(root).and_then(|root| root.set_modified(SystemTime::now())).is_ok() {
+    let used = File::open(root).and_then(|root| root.set_modified(SystemTime::now()));
+    // Who cleans /tmp takes away single files that nobody has read for long.
+    if used.is_ok() && tree.is_whole(root) {
         return Ok(());
     }
     let new = new_folder(folder)?;
-    let done = tree.write(&new).and_then(|()| fs::rename(&new, root));
-    if done.is_err() {
-        drop(fs::remove_dir_all(&new));
-    }
+    let done = tree.write(&new).and_then(|()| match fs::rename(&new, root) {
+        Err(_) if !tree.is_whole(root) => exchange(&new, root),
+        done => done,
+    });
+    drop(fs::remove_dir_all(&new));
     remove_old(folder);
     // Somebody else may have been faster.
     if root.is_dir() { Ok(()) } else { done }
+}
+
+/// Gives each of two folders the other's name, at once.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let [one, other] = [one, other].map(|path| CString::new(path.as_os_str().as_bytes()));
+    let (one, other) = (one?, other?);
+    // SAFETY: two C strings.
+    let done = unsafe { libc::renameat2(AT_FDCWD, one.as_ptr(), AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A new folder of nobody else's, where a tree can be written before it gets its name.

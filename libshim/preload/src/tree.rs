@@ -70,6 +70,11 @@ impl Tree {
         open_to_all(root, root)
     }
 
+    /// Whether all of it is in the folder `root`.
+    pub fn is_whole(&self, root: &Path) -> bool {
+        self.0.iter().all(|(path, _)| root.join(path).symlink_metadata().is_ok())
+    }
+
     fn device(&mut self, card: &Card) {
         let at = format!("sys/class/infiniband/{}", card.name);
         self.folder(&at);

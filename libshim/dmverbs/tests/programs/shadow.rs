@@ -136,6 +136,16 @@ print({line.split()[5] for line in open('/proc/self/maps') if 'verbs.so' in line
 }
 
 #[test]
+fn files_that_somebody_cleaned_away_are_there_again() {
+    let dmverbs = Installation::new();
+    let words = ["run", "--ifnames", "lo", "cat", "/sys/class/infiniband/dmv_lo/node_type"];
+    assert_eq!(stdout(dmverbs.command(&words)), "1: CA\n");
+    stdout(dmverbs.plain("sh", ["-c", "rm dmverbs-*/shadow-*/sys/class/infiniband/dmv_lo/node_type"]));
+    assert_eq!(stdout(dmverbs.command(&words)), "1: CA\n");
+    assert_eq!(left(&dmverbs), "1\n");
+}
+
+#[test]
 fn many_processes_may_be_the_first_at_once() {
     let dmverbs = Installation::new();
     // Only lo: other interfaces may change in between.
@@ -144,8 +154,12 @@ fn many_processes_may_be_the_first_at_once() {
     let children: Vec<Child> = (0..16).map(start).collect();
     let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     assert!(outputs.iter().all(|output| output.status.success() && output.stdout == outputs[0].stdout));
-    let left = "ls -d dmverbs-*/shadow-* dmverbs-*/new-* 2>/dev/null | wc -l";
-    assert_eq!(stdout(dmverbs.plain("sh", ["-c", left])), "1\n");
+    assert_eq!(left(&dmverbs), "1\n");
+}
+
+/// How many shadows there are, whole or not.
+fn left(dmverbs: &Installation) -> String {
+    stdout(dmverbs.plain("sh", ["-c", "ls -d dmverbs-*/shadow-* dmverbs-*/new-* 2>/dev/null | wc -l"]))
 }
 
 fn loopback_index() -> String {
