@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use dmverbs_ffi::{Class, Code, Errno, Handle, Own, Ptr, entry};
+use dmverbs_ffi::{Class, Errno, Handle, MinusOne, Own, Ptr, entry};
 use dmverbs_provider::object;
 use rdma_core_sys::verbs::{ibv_context, ibv_context_ops, verbs_context};
 
@@ -69,9 +69,9 @@ entry! {
     }
 
     /// ibv_open_device(3)
-    pub fn ibv_close_device(context: Own<'_, ContextClass>) -> Code {
+    pub fn ibv_close_device(context: Own<'_, ContextClass>) -> MinusOne {
         context.free();
-        Ok(())
+        Ok(0)
     }
 }
 

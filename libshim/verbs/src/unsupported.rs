@@ -21,7 +21,7 @@ unsupported! {
     fn ibv_create_ah -> Ptr<ibv_ah> = "there are no address handles";
     fn ibv_create_ah_from_wc -> Ptr<ibv_ah> = "there are no address handles";
     fn ibv_destroy_ah -> Code = "there are no address handles";
-    fn ibv_init_ah_from_wc -> Code = "there are no address handles";
+    fn ibv_init_ah_from_wc -> MinusOne = "there are no address handles";
     fn ibv_resolve_eth_l2_from_gid -> Code = "peers are reached by IP, not by their MAC";
     fn ibv_create_srq -> Ptr<ibv_srq> = "there are no shared receive queues";
     fn ibv_modify_srq -> Code = "there are no shared receive queues";
