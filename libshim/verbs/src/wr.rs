@@ -150,6 +150,7 @@ pub fn extend(c: &mut ibv_qp_ex) {
     c.wr_complete = Some(wr_complete);
     c.wr_abort = Some(wr_abort);
     c.wr_atomic_write = Some(wr_atomic_write);
+    c.wr_flush = Some(wr_flush);
 }
 
 unsafe extern "C" fn wr_start(seen: *mut ibv_qp_ex) {
@@ -268,6 +269,7 @@ refused! {
     fn wr_set_ud_addr(*mut ibv_ah, u32, u32) = "an RC QP has no UD address";
     fn wr_set_xrc_srqn(u32) = "an RC QP has no XRC SRQ";
     fn wr_atomic_write(u32, u64, *const c_void) = "there are no atomic writes";
+    fn wr_flush(u32, u64, usize, u8, u8) = "there are no flushes";
 }
 
 unsafe extern "C" fn wr_set_sge(seen: *mut ibv_qp_ex, lkey: u32, addr: u64, length: u32) {
@@ -339,6 +341,18 @@ mod tests {
 
     fn write(addr: u64) -> SendOp {
         SendOp::Write(Remote { addr, rkey: 1 })
+    }
+
+    #[test]
+    fn no_function_of_the_interface_is_null() {
+        const FIRST: usize = std::mem::offset_of!(ibv_qp_ex, wr_atomic_cmp_swp);
+        const COUNT: usize = (size_of::<ibv_qp_ex>() - FIRST) / size_of::<usize>();
+        let mut c = ibv_qp_ex::default();
+        extend(&mut c);
+        // SAFETY: from there to its end the structure has function pointers only.
+        let functions =
+            unsafe { slice::from_raw_parts((&raw const c).wrapping_byte_add(FIRST).cast::<usize>(), COUNT) };
+        assert!(functions.iter().all(|function| *function != 0), "{functions:x?}");
     }
 
     #[test]
