@@ -42,6 +42,10 @@ pub fn rows() -> Vec<Trial> {
             Ok(())
         }),
         row("ibv_asyncwatch hears of a link that goes and comes, and of addresses", Kind::Veth, watched),
+        row("an interface that is made anew is another device", Kind::Loopback, |net| {
+            look(net.server(), &["python3", "-c", MADE_ANEW])?.succeeded()?;
+            Ok(())
+        }),
         row("LD_LIBRARY_PATH alone is enough", Kind::Loopback, |net| {
             let mut libdir = net.server().command(programs::dmverbs()?);
             libdir.arg("libdir");
@@ -126,5 +130,25 @@ fn command(side: &Side, words: &[&str]) -> Result<Command> {
     command.args(["run", "--"]).args(words);
     Ok(command)
 }
+
+/// UCX and others look into /dev/infiniband for `dev_name`.
+const MADE_ANEW: &str = "
+import ctypes, os, socket
+
+class Device(ctypes.Structure):
+    _fields_ = [('ops', ctypes.c_void_p * 2), ('types', ctypes.c_int * 2),
+                ('name', ctypes.c_char * 64), ('dev_name', ctypes.c_char * 64)]
+
+verbs = ctypes.CDLL('libibverbs.so.1')
+verbs.ibv_get_device_list.restype = ctypes.POINTER(ctypes.POINTER(Device))
+
+for time in range(2):
+    assert os.system('ip link add v0 type veth peer v1 && ip address add 10.9.0.1/24 dev v0') == 0
+    count = ctypes.c_int()
+    devices = verbs.ibv_get_device_list(ctypes.byref(count))
+    names = {device.contents.name: device.contents.dev_name for device in devices[:count.value]}
+    assert names[b'dmv_v0'] == b'uverbs%d' % socket.if_nametoindex('v0'), names
+    os.system('ip link delete v0')
+";
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -29,7 +29,7 @@ unsafe impl Class for DeviceClass {
 }
 
 /// A device that some list has named. It stays for the life of the process, so that no program can hold a
-/// stale pointer to it; there are as many as the machine has interfaces.
+/// stale pointer to it; there are as many as the machine has had interfaces.
 #[derive(Debug)]
 pub struct Listed {
     name: String,
@@ -107,13 +107,14 @@ impl Ret for Guid {
     }
 }
 
-/// The C object of a device that a scan has found: the same for the same name each time.
+/// The C object of a device that a scan has found: the same for the same interface each time. One that was made anew under
+/// the name of another is another: what C reads of a device never changes.
 fn listed(device: Arc<object::Device>) -> *mut ibv_device {
     let mut known = lock(&KNOWN);
-    let name = device.name().to_owned();
+    let (name, ifindex) = (device.name().to_owned(), device.ifindex());
     let old = known.iter().find_map(|&seen| {
         let seen = std::ptr::with_exposed_provenance_mut(seen);
-        Device::find(seen, "device").ok().filter(|listed| listed.name == name)
+        Device::find(seen, "device").ok().filter(|listed| listed.name == name && listed.latest().ifindex() == ifindex)
     });
     if let Some(old) = old {
         *lock(&old.latest) = device;
@@ -123,7 +124,7 @@ fn listed(device: Arc<object::Device>) -> *mut ibv_device {
     let c = &mut new.c().device;
     c.node_type = IBV_NODE_CA;
     c.transport_type = IBV_TRANSPORT_IB;
-    let uverbs = format!("uverbs{}", device.ifindex());
+    let uverbs = format!("uverbs{ifindex}");
     fill(&mut c.name, &name);
     fill(&mut c.dev_name, &uverbs);
     fill(&mut c.dev_path, &format!("/sys/class/infiniband_verbs/{uverbs}"));
