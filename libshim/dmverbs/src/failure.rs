@@ -1,6 +1,7 @@
 //! How the command fails: with a sentence, and the exit status that env(1) and its like use.
 
 use std::fmt::{self, Display, Formatter};
+use std::io::{self, Write};
 
 /// Why a command did not do what it should.
 #[derive(Debug)]
@@ -51,6 +52,11 @@ impl Failure {
         }
         self.status
     }
+}
+
+/// Prints text that ends its line, or fails with what stands against that.
+pub fn print(text: &str) -> Result<(), Failure> {
+    io::stdout().write_all(text.as_bytes()).map_err(Failure::ours)
 }
 
 impl Display for Failure {

@@ -10,7 +10,7 @@ use std::fmt::{self, Display, Formatter};
 use clap::Args;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 
 /// Tell what this machine has for dmverbs, and what it lacks.
 ///
@@ -32,11 +32,12 @@ impl Doctor {
     /// Looks, and prints.
     pub fn run(&self) -> Result<(), Failure> {
         let report = Report::new(self.checks());
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::ours)?);
+        let text = if self.json {
+            serde_json::to_string_pretty(&report).map_err(Failure::ours)? + "\n"
         } else {
-            print!("{report}");
-        }
+            report.to_string()
+        };
+        failure::print(&text)?;
         if report.usable { Ok(()) } else { Err(Failure::told()) }
     }
 

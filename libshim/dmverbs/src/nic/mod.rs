@@ -11,7 +11,7 @@ use std::num::NonZero;
 use clap::{Args, Subcommand};
 use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue, Turns};
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::privilege;
 use record::Record;
 use settings::{Found, Settings};
@@ -94,8 +94,7 @@ impl Nic {
 impl Prepare {
     fn plan(&self) -> Result<(), Failure> {
         let (_, _, found, wanted) = self.wanted()?;
-        print(&found.settings, &wanted);
-        Ok(())
+        print(&found.settings, &wanted)
     }
 
     fn setup(&self) -> Result<(), Failure> {
@@ -113,8 +112,7 @@ impl Prepare {
             }
             return Err(failure);
         }
-        print(&found.settings, &wanted);
-        Ok(())
+        print(&found.settings, &wanted)
     }
 
     fn wanted(&self) -> Result<(Ethtool, u32, Found, Settings), Failure> {
@@ -142,8 +140,9 @@ impl Guest {
         let (peer, guest) = find(&ethtool, &self.guest)?;
         let leased = Leased::make(&Turns::open(), ifindex, peer, port, &protocols);
         let Leased { queue, there } = leased.map_err(Failure::refused)?;
-        println!("queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there");
-        Ok(())
+        failure::print(&format!(
+            "queue {queue} of {ifname} is queue {there} of {guest}, and TCP port {port} leads there\n"
+        ))
     }
 }
 
@@ -164,14 +163,16 @@ fn restore(ifname: &str) -> Result<(), Failure> {
         None
     };
     let Some(record) = Record::load(&ethtool, ifindex)? else {
-        println!("nothing to restore: in this network namespace, {ifname} has not been set up");
-        return Ok(());
+        return failure::print(&format!(
+            "nothing to restore: in this network namespace, {ifname} has not been set up\n"
+        ));
     };
     refuse_used(&ifname, ifindex)?;
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
-    print(&found.settings, &record.settings);
-    record.remove()
+    // Whoever reads what is printed may be gone, which ends this process.
+    record.remove()?;
+    print(&found.settings, &record.settings)
 }
 
 /// The kernel refuses as well, but not each one does, and not every change.
@@ -215,14 +216,12 @@ fn go(ethtool: &Ethtool, ifindex: u32, from: &Settings, to: &Settings) -> Result
     })
 }
 
-fn print(from: &Settings, to: &Settings) {
-    let changes = from.changes(to);
+fn print(from: &Settings, to: &Settings) -> Result<(), Failure> {
+    let mut changes = from.changes(to);
     if changes.is_empty() {
-        println!("nothing to change");
+        changes.push("nothing to change".to_owned());
     }
-    for change in changes {
-        println!("{change}");
-    }
+    failure::print(&(changes.join("\n") + "\n"))
 }
 
 fn require_privilege(command: &str) -> Result<(), Failure> {

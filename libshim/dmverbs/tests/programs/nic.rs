@@ -1,5 +1,7 @@
 //! `dmverbs nic` and `dmverbs doctor` on what is no NIC: they say what is missing, and change nothing.
 
+use std::fs::File;
+
 use crate::support::{Installation, failure, is_root, stdout};
 
 #[test]
@@ -111,4 +113,15 @@ fn the_doctor_fails_where_something_essential_is_missing() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("missing  libraries: "), "{text}");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn what_cannot_be_printed_is_told() {
+    let dmverbs = Installation::new();
+    for words in [&["doctor"][..], &["doctor", "--json"], &["devices"], &["libdir"], &["nic", "restore", "lo"]] {
+        let mut command = dmverbs.command(words);
+        command.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let (status, why) = failure(command);
+        assert_eq!((status, why.as_str()), (125, "dmverbs: No space left on device (os error 28)\n"), "{words:?}");
+    }
 }
