@@ -54,6 +54,8 @@ fn null_is_refused_and_never_followed() {
     assert_eq!(ibv_destroy_cq(null_mut()), libc::EINVAL);
     assert_eq!(ibv_destroy_comp_channel(null_mut()), libc::EINVAL);
     assert_eq!(ibv_close_device(null_mut()), -1);
+    call!("IBVERBS_1.14", fn ibv_query_qp_data_in_order(qp: *mut ibv_qp, op: c_uint, flags: u32) -> c_int);
+    assert_eq!(ibv_query_qp_data_in_order(null_mut(), IBV_WR_SEND, 0), 0, "nothing is promised");
 }
 
 #[test]
