@@ -194,6 +194,12 @@ static void wrong(void)
 	yes("a list that is too long", ibv_wr_complete(qpx) != 0);
 	yes("  nothing is sent", quiet(a.send_cq, 50) && all(b.buf, 64, 0));
 
+	begin(56, IBV_SEND_SIGNALED);
+	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
+	ibv_wr_set_sge_list(qpx, (size_t)1 << 36, list);
+	ibv_wr_set_sge_list(qpx, SIZE_MAX, list);
+	yes("a list without an end", ibv_wr_complete(qpx) != 0);
+
 	begin(51, IBV_SEND_SIGNALED);
 	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
 	ibv_wr_set_inline_data(qpx, local, sizeof(local));

@@ -227,7 +227,13 @@ unsafe fn build(seen: *mut ibv_qp_ex, name: &'static str, step: impl FnOnce(&mut
     let (id, flags) = unsafe { ((*seen).wr_id, (*seen).wr_flags) };
     // SAFETY: this thread holds the lock: the caller's duty.
     let batch = unsafe { &mut *qp.builder.batch.get() };
-    guard(name, (), || step(batch, id, flags));
+    let broken = guard(name, true, || {
+        step(batch, id, flags);
+        false
+    });
+    if broken {
+        batch.refuse(Errno::new(libc::EIO, "a fault in dmverbs itself"));
+    }
 }
 
 macro_rules! operations {
@@ -284,6 +290,9 @@ unsafe extern "C" fn wr_set_sge_list(seen: *mut ibv_qp_ex, num_sge: usize, list:
         }
         if list.is_null() {
             return batch.refuse(Errno::misuse("`sg_list` is NULL"));
+        }
+        if num_sge > Limits::MAX_SGE as usize {
+            return batch.refuse(Errno::invalid("more elements than max_send_sge"));
         }
         // SAFETY: not NULL; the caller's list has `num_sge` elements, laid out as `Sge`.
         batch.set_sges(unsafe { slice::from_raw_parts(list.cast(), num_sge) });
