@@ -143,6 +143,10 @@ static void bad_requests(void)
 		many[i] = sge(&a, 0, 1);
 	outcome("more elements to send than agreed",
 		try_ask(&a, (struct ask){ .op = IBV_WR_SEND, .sges = many, .num_sge = 1024 }));
+	for (int i = 0; i < 1024; i++)
+		many[i].length = 0;
+	outcome("more elements of inline data than agreed", try_ask(&a, (struct ask){
+		.op = IBV_WR_SEND, .flags = IBV_SEND_INLINE, .sges = many, .num_sge = 1024 }));
 	outcome("more elements to receive than agreed", ibv_post_recv(a.qp, &receive, &bad_receive));
 	yes("  it is the bad one", bad_receive == &receive);
 	outcome("an operation that does not exist", try_ask(&a, (struct ask){ .op = 200, .len = 8 }));

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static struct end a, b;
 static struct ibv_qp_ex *qpx;
@@ -181,7 +182,12 @@ static void wrong(void)
 {
 	static struct ibv_sge list[1024];
 	static uint8_t local[1 << 20];
+	/* Nothing can be read behind it. */
+	uint8_t *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ibv_data_buf *last = (struct ibv_data_buf *)(pages + 4096) - 1;
 
+	need(pages != MAP_FAILED && mprotect(pages + 4096, 4096, PROT_NONE) == 0);
+	*last = (struct ibv_data_buf){ local, sizeof(local) };
 	for (size_t i = 0; i < COUNT(list); i++)
 		list[i] = sge(&a, 0, 1);
 	memset(b.buf, 0, 64);
@@ -210,6 +216,10 @@ static void wrong(void)
 	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
 	ibv_wr_set_inline_data(qpx, local, SIZE_MAX);
 	yes("inline data without an end", ibv_wr_complete(qpx) != 0);
+	begin(57, IBV_SEND_SIGNALED);
+	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
+	ibv_wr_set_inline_data_list(qpx, SIZE_MAX, last);
+	yes("a list of it without an end", ibv_wr_complete(qpx) != 0);
 	begin(54, IBV_SEND_SIGNALED);
 	ibv_wr_rdma_write(qpx, b.mr->rkey, b.self.addr);
 	ibv_wr_set_inline_data(qpx, NULL, 8);

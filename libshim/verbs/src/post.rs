@@ -97,7 +97,11 @@ fn is_scattered_inline(wr: &ibv_send_wr) -> bool {
 unsafe fn send_gathered(qp: &Qp, wr: &ibv_send_wr) -> Result<(), Errno> {
     // SAFETY: the caller's request.
     let elements = unsafe { elements(wr.sg_list, wr.num_sge) }?;
-    let room = qp.provider().cap().inline as usize;
+    let cap = qp.provider().cap();
+    if elements.len() > cap.send_sge as usize {
+        return Err(Errno::invalid("more elements than max_send_sge"));
+    }
+    let room = cap.inline as usize;
     let total: usize = elements.iter().map(|sge| sge.length as usize).sum();
     if total > room {
         return Err(Errno::invalid("more inline data than max_inline_data"));

@@ -310,8 +310,14 @@ unsafe extern "C" fn wr_set_inline_data(seen: *mut ibv_qp_ex, addr: *mut c_void,
 unsafe extern "C" fn wr_set_inline_data_list(seen: *mut ibv_qp_ex, num_buf: usize, list: *const ibv_data_buf) {
     let buffers = if num_buf == 0 {
         &[]
-    } else if list.is_null() {
-        let step = |batch: &mut Batch, _, _| batch.refuse(Errno::misuse("`buf_list` is NULL"));
+    } else if list.is_null() || num_buf > Limits::MAX_INLINE as usize {
+        let step = |batch: &mut Batch, _, _| {
+            batch.refuse(if list.is_null() {
+                Errno::misuse("`buf_list` is NULL")
+            } else {
+                Errno::invalid("more places of inline data than max_inline_data")
+            });
+        };
         // SAFETY: NULL or a QP that this thread has started: the caller's duty.
         return unsafe { build(seen, "ibv_wr_set_inline_data_list", step) };
     } else {
