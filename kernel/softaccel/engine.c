@@ -55,20 +55,26 @@ static int softaccel_step(struct softaccel_job *job, u64 src, u64 dst, size_t n)
 }
 
 /* Holds the engine to its rate: the device would still be busy. */
-static int softaccel_pace(struct softaccel_job *job, ktime_t start, u64 bytes)
+static void softaccel_pace(struct softaccel_job *job, ktime_t start, u64 bytes)
 {
 	unsigned int mbs = READ_ONCE(rate);
 	s64 us;
 
-	if (!job->done && fatal_signal_pending(current))
-		return -EINTR;
-	if (!mbs)
-		return 0;
+	if (!mbs || (!job->done && fatal_signal_pending(current)))
+		return;
 	us = div_u64(bytes, mbs) - ktime_us_delta(ktime_get(), start);
 	/* More than one step's time is due when the rate has been lowered. */
 	if (us > 0)
 		fsleep(min_t(s64, us, SOFTACCEL_STEP / mbs + 1));
-	return !job->done && signal_pending(current) ? -EINTR : 0;
+}
+
+/* Does a signal keep the engine from what is left? */
+static bool softaccel_interrupted(struct softaccel_job *job)
+{
+	if (job->done)
+		return false;
+	return READ_ONCE(rate) ? signal_pending(current) :
+				 fatal_signal_pending(current);
 }
 
 static int softaccel_segment(struct softaccel_job *job,
@@ -92,10 +98,10 @@ static int softaccel_segment(struct softaccel_job *job,
 		left -= n;
 		*bytes += n;
 		atomic64_add(n, &job->accel->copied_bytes);
+		softaccel_pace(job, start, *bytes);
 		/* What is complete does not fail. */
-		err = softaccel_pace(job, start, *bytes);
-		if (err && left)
-			return err;
+		if (left && softaccel_interrupted(job))
+			return -EINTR;
 		cond_resched();
 	}
 	atomic64_inc(&job->accel->copies);
@@ -110,6 +116,8 @@ static int softaccel_run(struct softaccel_job *job)
 	int err;
 
 	for (i = 0; i < job->count; i++) {
+		if (i && softaccel_interrupted(job))
+			return -EINTR;
 		err = softaccel_segment(job, &job->segments[i], start, &bytes);
 		if (err)
 			return err;

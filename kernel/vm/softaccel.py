@@ -259,15 +259,15 @@ def test_interrupted_copies():
     signal.signal(signal.SIGALRM, lambda *_: None)
     with open(RATE, "w") as limit:
         limit.write("4")
-    for size, wanted in (1 << 20, True), (2 << 20, False):
+    for sizes, wanted, copies in ([1 << 20], True, 1), ([2 << 20], False, 0), ([1 << 20] * 2, False, 1):
         before = info()["copies"]
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         try:
-            copy(fd, fd, (0, 4 << 20, size))
+            copy(fd, fd, *((0, 4 << 20, size) for size in sizes))
             done = True
         except InterruptedError:
             done = False
-        assert done == wanted and info()["copies"] - before == int(wanted), f"{size}: {done}"
+        assert done == wanted and info()["copies"] - before == copies, f"{sizes}: {done}"
     with open(RATE, "w") as limit:
         limit.write("0")
     os.close(fd)
