@@ -91,6 +91,8 @@ struct softaccel_copy {
  * @len: bytes
  * @fd: dma-buf of this device
  * @crc: out: CRC-32C (Castagnoli), as in RFC 3720
+ *
+ * Errors: EINVAL (a range outside, a descriptor of something else), EBADF.
  */
 struct softaccel_sum {
 	__u64 offset;
