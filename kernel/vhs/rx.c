@@ -19,6 +19,7 @@ struct vhs_rx {
 	struct sk_buff *skb;
 	u32 skip;		/* bytes of its payload that are others' */
 	u32 len;		/* its length: headers, and its own payload */
+	bool whole;		/* not split, by an injected fault */
 	bool sum;
 	__wsum csum;		/* of what follows the first bytes */
 	u32 summed;
@@ -88,8 +89,7 @@ static u32 vhs_split_point(struct vhs_rxq *rxq, const struct vhs_rx *rx)
 
 	if (READ_ONCE(port->hds_config) != ETHTOOL_TCP_DATA_SPLIT_ENABLED ||
 	    !head || head == rx->len || head < vhs_csum_end(rx->src) ||
-	    rx->len <= READ_ONCE(port->hds_thresh) ||
-	    vhs_hit(&port->inject.split_fail, vhs_cb(rx->src)->number))
+	    rx->len <= READ_ONCE(port->hds_thresh) || rx->whole)
 		return rx->len;
 	if (vhs_hit(&port->inject.split_late, vhs_cb(rx->src)->number))
 		head = min(head + VHS_LATE, rx->len);
@@ -231,7 +231,8 @@ static void vhs_rx_offloads(struct vhs_rxq *rxq, struct vhs_rx *rx)
 		skb_set_hash(skb, cb->hash, cb->l4_hash ? PKT_HASH_TYPE_L4 :
 							  PKT_HASH_TYPE_L3);
 	skb_record_rx_queue(skb, rxq->index);
-	skb_mark_for_recycle(skb);
+	if (!rx->whole)
+		skb_mark_for_recycle(skb);
 	skb->protocol = eth_type_trans(skb, dev);
 }
 
@@ -273,7 +274,13 @@ static struct sk_buff *vhs_alloc_head(struct vhs_rxq *rxq, u32 linear,
 	return napi_alloc_skb(&rxq->napi, linear);
 }
 
-/* @len bytes, after @skip, of the payload; all of it but for a segment. */
+/*
+ * @len bytes, after @skip, of the payload; all of it but for a segment.
+ *
+ * GRO does not ask whether fragments can be read: it would put a packet that
+ * was not split among those in device memory, or theirs into it. It does not
+ * merge memory of pools with other memory. So such a packet has none of theirs.
+ */
 static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 			u32 len)
 {
@@ -281,12 +288,14 @@ static void vhs_receive(struct vhs_rxq *rxq, struct sk_buff *src, u32 skip,
 		.src = src,
 		.skip = skip,
 		.len = vhs_cb(src)->hdr_len + len,
+		.whole = vhs_hit(&rxq->port->inject.split_fail,
+				 vhs_cb(src)->number),
 	};
 	u64 *lost = &rxq->stats.alloc_fail;
 	u32 head = vhs_split_point(rxq, &rx);
 	u32 linear = head;
 
-	if (head == rx.len)
+	if (head == rx.len && !rx.whole)
 		linear = min(head, max_t(u32, VHS_HEAD_MAX, vhs_csum_end(src)));
 	rx.sum = !skb_is_gso(src) || vhs_rx_cut(&rx);
 	vhs_source_init(&rx.source, src);
