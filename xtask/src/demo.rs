@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: Debian's perftest, unmodified, between two network namespaces.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dmverbs_tests::perftest::Figures;
 use dmverbs_tests::verify::Buffers;
 use dmverbs_tests::{Net, Pair};
@@ -90,7 +90,8 @@ fn pingpong(net: &Net, size: usize) -> Result<Line> {
     anyhow::ensure!(!outcome.server.stdout.contains("invalid data"), "{}", outcome.server);
     // "2000 iters in 0.05 seconds = 25.00 usec/iter": there and back.
     let round_trip = outcome.client.stdout.lines().find_map(|line| line.strip_suffix(" usec/iter"));
-    let round_trip: f64 = round_trip.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(f64::NAN);
+    let round_trip: Option<f64> = round_trip.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    let round_trip = round_trip.with_context(|| format!("no time for an iteration: {}", outcome.client))?;
     let half = round_trip / 2.0;
     let figures = Figures::Latency { min: half, typical: half, average: half, p99: half };
     Ok(Line { program: "ibv_rc_pingpong", size, figures, verified: "yes, by itself (-c)".to_owned() })

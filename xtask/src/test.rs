@@ -34,7 +34,7 @@ pub fn run(names: &[String]) -> Result<ExitCode> {
         report.push((group.name, tally, start.elapsed()));
     }
     print_report(&report);
-    println!("Everything that the tests printed is in {LOG}.");
+    println!("What tests printed that passed is in {LOG}, too.");
     println!("{total}");
     std::io::stdout().flush()?;
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
