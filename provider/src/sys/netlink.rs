@@ -76,9 +76,12 @@ fn parse(mut bytes: &[u8]) -> Vec<LinkEvent> {
             break;
         }
         // The index is at the same place in both.
-        if let Some(ifindex) = u32_at(bytes, HEADER + 4) {
+        if let (Some(family), Some(ifindex)) = (bytes.get(HEADER), u32_at(bytes, HEADER + 4)) {
             let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+            // A link that leaves a bridge is deleted there, and is still a link.
+            let of_bridge = i32::from(*family) == libc::AF_BRIDGE;
             let running = match (kind, u32_at(bytes, HEADER + 8)) {
+                _ if of_bridge => None,
                 (libc::RTM_NEWLINK, Some(flags)) => Some(Some(flags & wanted == wanted)),
                 (libc::RTM_DELLINK, _) => Some(Some(false)),
                 (libc::RTM_NEWADDR | libc::RTM_DELADDR, _) => Some(None),
@@ -113,6 +116,13 @@ mod tests {
         let event = |ifindex, running| LinkEvent { ifindex, running };
         let links = [event(3, Some(true)), event(4, Some(false)), event(5, Some(false)), event(6, None)];
         assert_eq!(parse(&bytes), links);
+    }
+
+    #[test]
+    fn a_link_that_leaves_its_bridge_is_not_gone() {
+        let mut bytes = message(libc::RTM_DELLINK, 3, (libc::IFF_UP | libc::IFF_LOWER_UP) as u32);
+        bytes[16] = libc::AF_BRIDGE as u8;
+        assert_eq!(parse(&bytes), []);
     }
 
     #[test]
