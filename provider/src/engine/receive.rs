@@ -217,6 +217,11 @@ impl Conn {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Ok(Received::Nothing);
             }
+            // The program has taken away what it had registered; nothing is read.
+            Err(e) if e.raw_os_error() == Some(libc::EFAULT) && direct > 0 => {
+                self.misplaced(inner);
+                return Ok(Received::Some { drained: false });
+            }
             Err(e) => return Err(e),
         };
         let drained = n < direct + room;

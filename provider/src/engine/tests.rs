@@ -1,16 +1,19 @@
 //! Connections with a peer that says what a test has it say, and memory of a device that is none.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use dmverbs_proto::{Access, Frame, LANE, Note, Op, Refusal, Remote, SendOp, Status};
+use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
 
 use super::lane::LaneOut;
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{QpState, Sge};
+use crate::object::{QpState, RecvWr, Sge};
 use crate::sys::devmem::{Landing, Piece};
+use crate::sys::mman::Mapping;
 use crate::sys::socket;
 use crate::transport::{Batch, Binding, OnDevice, Receiver};
 
@@ -157,6 +160,30 @@ fn a_region_that_is_deregistered_while_somebody_binds_it_is_bound_no_longer() {
         end.deregister(region);
     });
     assert!(!end.conn.progress.bindings.know(key));
+}
+
+/// A file that has been cut: half of what is mapped of it is not there any more.
+#[test]
+fn memory_that_is_not_there_any_more_is_a_fault_of_whoever_registered_it() {
+    const LEN: usize = MAX_CHUNK as usize;
+    let path = std::env::temp_dir().join(format!("dmverbs-cut-{}", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let (access, written) = (Access::LOCAL_WRITE | Access::REMOTE_WRITE, write(0, 0, LEN));
+    for (frame, refusal) in [(written, Refusal::Access), (Frame { op: Op::Send, ..written }, Refusal::Local)] {
+        file.set_len(LEN as u64).unwrap();
+        let mapping = Mapping::new(file.as_fd(), 0, LEN, true).unwrap();
+        let (end, mut peer) = connected();
+        let region = register(mapping.addr(), LEN as u64, 0, access, end.pd.id()).unwrap();
+        let sge = Sge { addr: 0, length: LEN as u32, lkey: region.key() };
+        end.qp.post_recv([RecvWr { id: 1, sges: &[sge] }]).unwrap();
+        file.set_len(LEN as u64 / 2).unwrap();
+        peer.say(Frame { rkey: region.key(), ..frame }, &[7; LEN]);
+        assert_eq!(peer.expect(Op::Nak).imm, refusal as u32);
+        let status = if refusal == Refusal::Local { Status::LocProt } else { Status::WrFlush };
+        assert_eq!((end.wait().status, end.qp.state()), (status, QpState::Err));
+        end.deregister(region);
+    }
 }
 
 #[test]
