@@ -124,6 +124,10 @@ fn listen_with(port: u16, again: bool) -> io::Result<(Socket, u16)> {
 
 fn listen_at(at: SocketAddr, again: bool) -> io::Result<(Socket, SocketAddr)> {
     let socket = stream(at)?;
+    if at.is_ipv6() {
+        // Also where net.ipv6.bindv6only says otherwise.
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+    }
     if again {
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }
@@ -466,6 +470,9 @@ impl Name {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
     use std::time::Duration;
 
     use super::*;
@@ -498,6 +505,21 @@ mod tests {
             wait(&server, Interest::READ);
             assert_eq!(recv(server.as_fd(), &mut back).unwrap(), 0, "the end of the stream");
         }
+    }
+
+    /// The test before again, in a network namespace of its own, as root of a user namespace where need be.
+    #[test]
+    fn one_listener_takes_connections_of_both_families_where_the_system_would_not() {
+        let test = "sys::socket::tests::one_listener_takes_connections_of_both_families";
+        let script = "echo 1 > /proc/sys/net/ipv6/bindv6only && ip link set lo up && exec \"$0\" --exact \"$1\"";
+        let mut again = Command::new("unshare");
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            again.args(["--user", "--map-root-user"]);
+        }
+        again.args(["--net", "sh", "-c", script]).arg(std::env::current_exe().unwrap()).arg(test);
+        let again = again.output().expect("unshare(1) of util-linux is installed");
+        let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
+        assert!(again.status.success() && said.contains(" 1 passed"), "in a network namespace:\n{said}");
     }
 
     #[test]
