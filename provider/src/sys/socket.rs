@@ -83,13 +83,26 @@ impl Iov {
 }
 
 /// A listening socket on all addresses, on a free port of `ports` or any: IPv6 and IPv4, or IPv4 where there is no IPv6.
+/// On a port of `ports` there may still be connections of a process that is gone: for a minute, if that ended them.
 ///
 /// # Errors
 /// `EADDRINUSE` naming the range if all of its ports are taken.
 pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(Socket, u16)> {
-    let Some(range) = ports else { return listen_on(0) };
+    listen_among(ports, true)
+}
+
+/// As [`listen`], where nobody has connections: a NIC is told what to do with all that comes to the port.
+///
+/// # Errors
+/// As of [`listen`].
+pub(crate) fn listen_alone(ports: Option<RangeInclusive<u16>>) -> io::Result<(Socket, u16)> {
+    listen_among(ports, false)
+}
+
+fn listen_among(ports: Option<RangeInclusive<u16>>, again: bool) -> io::Result<(Socket, u16)> {
+    let Some(range) = ports else { return listen_with(0, false) };
     for port in range.clone() {
-        match listen_on(port) {
+        match listen_with(port, again) {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,
         }
@@ -99,16 +112,12 @@ pub(crate) fn listen(ports: Option<RangeInclusive<u16>>) -> io::Result<(Socket, 
     Err(io::Error::new(io::ErrorKind::AddrInUse, what))
 }
 
-/// As [`listen`], on the one port that it can be; connections of a process that is gone may still have it.
+/// As [`listen`], on the one port that it can be.
 ///
 /// # Errors
 /// `EADDRINUSE` if somebody listens there.
 pub(crate) fn listen_again(port: u16) -> io::Result<(Socket, u16)> {
     listen_with(port, true)
-}
-
-fn listen_on(port: u16) -> io::Result<(Socket, u16)> {
-    listen_with(port, false)
 }
 
 fn listen_with(port: u16, again: bool) -> io::Result<(Socket, u16)> {
@@ -534,6 +543,25 @@ mod tests {
         let error = listen(Some(port..=port)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&format!("{port}-{port}")), "{error}");
+    }
+
+    #[test]
+    fn a_port_of_a_range_is_listened_on_although_connections_have_just_ended_there() {
+        let free = listen(None).unwrap().1;
+        let (listener, port) = listen(Some(free..=u16::MAX)).unwrap();
+        let client = connect((Ipv4Addr::LOCALHOST, port).into(), None, None).unwrap();
+        wait(&listener, Interest::READ);
+        let (server, _) = accept(listener.as_fd()).unwrap().unwrap();
+        // Who ends it first, remembers it.
+        shutdown_write(server.as_fd()).unwrap();
+        wait(&client, Interest::READ);
+        drop(client);
+        wait(&server, Interest::READ);
+        drop((server, listener));
+        assert_eq!(listen_alone(Some(port..=port)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (_again, same) = listen(Some(port..=port)).unwrap();
+        assert_eq!(same, port);
+        assert_eq!(listen(Some(port..=port)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Receiver {
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
         let (listener, port) = match vacancy {
-            Vacancy::Own => socket::listen(ports)?,
+            Vacancy::Own => socket::listen_alone(ports)?,
             Vacancy::Leased => {
                 let port =
                     steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
