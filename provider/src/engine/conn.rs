@@ -20,7 +20,7 @@ use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic};
 use crate::sys::cancel::Uncancelled;
 use crate::sys::socket::Iov;
-use crate::transport::{Flushed, Stream};
+use crate::transport::{Flushed, Stream, Wait};
 
 /// Requests that gather while the peer is busy with earlier ones are sent when there are this many, or this many
 /// bytes, or the lesser number of both: one call for all of perftest's window of 128 when the messages are tiny, half
@@ -40,6 +40,9 @@ const BURST_BYTES: u64 = 16 << 10;
 
 /// A call that sends so many bytes is as good as polling: the progress thread would only be in its way.
 const LONG: usize = 64 << 10;
+/// A connection sends so many batches that are full, and then others have their turn: a peer that reads as fast as we
+/// send would have them wait for all that it has asked for.
+const BATCHES: u32 = 8;
 
 /// What stands for receives where keys are named.
 pub(super) const RECEIVES: u32 = 0;
@@ -402,6 +405,7 @@ impl Conn {
         };
         let ifindex = peer.map_or(0, |peer| peer.ifindex);
         link.gate(engine, begins);
+        let mut batches = 0;
         loop {
             let batch = link.batch.get_or_insert_with(|| self.progress.batches().take());
             // What waited for the socket was filled before; there may be more by now.
@@ -423,6 +427,8 @@ impl Conn {
                     ifindex,
                 });
                 if batch.is_empty() {
+                    // There was no more to send after a rest.
+                    link.rest(Wait::Nothing, self.progress.epoll(), self.token())?;
                     break;
                 }
                 more = !batch.has_room();
@@ -435,6 +441,10 @@ impl Conn {
                     engine.on_flushed();
                     if !more {
                         break;
+                    }
+                    batches += 1;
+                    if batches == BATCHES {
+                        return link.rest(Wait::Room, self.progress.epoll(), self.token());
                     }
                 }
                 Flushed::Blocked => return Ok(()),

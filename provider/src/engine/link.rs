@@ -112,6 +112,12 @@ impl Link {
         Ok(flushed)
     }
 
+    /// Of a batch that is empty: more is to be sent, but not now, as if the stream were full, of which epoll tells at the
+    /// next turn that it is not; or nothing is.
+    pub(super) fn rest(&mut self, wait: Wait, epoll: &Epoll, token: u64) -> io::Result<()> {
+        self.stream.set_wait(wait, epoll, token)
+    }
+
     /// Whether there is more to look at than the stream: lanes, or memory that the kernel still reads.
     pub(super) fn has_lanes(&self) -> bool {
         self.lane_in.is_some() || self.lane_out.is_some() || self.past_out.is_some() || self.notices.is_waiting()

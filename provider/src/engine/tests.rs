@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
@@ -144,6 +144,42 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
     end.deregister(region);
     assert!(memory.is_let_go());
     assert_eq!(end.qp.state(), QpState::Err);
+}
+
+/// The stream takes all of it at once, as it would if the peer read as fast as we send.
+#[test]
+fn what_a_peer_has_asked_for_is_not_all_sent_in_one_turn() {
+    const LEN: usize = 32 << 20;
+    let (end, mut peer) = connected();
+    let size: libc::c_int = 2 * LEN as libc::c_int;
+    let fd = end.conn.lock().link.as_ref().unwrap().stream.tx().as_raw_fd();
+    // SAFETY: `size` is readable for the length given.
+    let forced = unsafe {
+        let len = size_of_val(&size) as libc::socklen_t;
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, (&raw const size).cast(), len) == 0
+    };
+    if !forced {
+        println!("skipped: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let mut bytes = vec![0; LEN];
+    let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+    let region = register(addr, LEN as u64, addr, Access::REMOTE_READ, end.pd.id()).unwrap();
+    // The last of the first ends with a turn.
+    for len in [8 << 20, LEN] {
+        let mut turn = end.conn.progress.turn.lock();
+        let sent = end.conn.lock().traffic.sent;
+        peer.say(Frame { addr, rkey: region.key(), imm: len as u32, ..Frame::new(Op::Read) }, &[]);
+        until("the READ", || turn.desk.service(&end.conn, &mut end.conn.lock()));
+        assert!(end.conn.lock().traffic.sent - sent <= 8 << 20, "others waited for all of it");
+        drop(turn);
+        let mut got = 0;
+        while got < len {
+            got += peer.hear().1.len();
+        }
+        until("its end", || !end.conn.lock().is_blocked());
+    }
+    end.deregister(region);
 }
 
 #[test]
