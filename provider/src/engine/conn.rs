@@ -363,7 +363,12 @@ impl Conn {
     /// As [`flush`](Self::flush), also requests that begin a turn if it `begins`, and waits for none.
     pub(super) fn flush_all(self: &Arc<Self>, inner: &mut Inner, begins: bool) {
         let flown = inner.engine.flown();
-        if let Err(e) = self.try_flush(inner, begins) {
+        let (open, mut gone) = (!inner.has_failed(), false);
+        let flushed = self.try_flush(inner, begins, &mut gone);
+        if open && gone {
+            self.report_refusal(inner, Refusal::Access);
+        }
+        if let Err(e) = flushed {
             tracing::debug!(qpn = self.qpn, error = %e, "the stream broke while sending");
             // Half a frame is out: there is no way to go on.
             if e.raw_os_error() == Some(libc::EFAULT) {
@@ -396,7 +401,8 @@ impl Conn {
         may
     }
 
-    fn try_flush(&self, inner: &mut Inner, begins: bool) -> io::Result<()> {
+    /// Sets `gone` if memory that the peer reads was no longer there.
+    fn try_flush(&self, inner: &mut Inner, begins: bool, gone: &mut bool) -> io::Result<()> {
         let Inner { engine, link, sends, reads, traffic, peer, .. } = inner;
         let Some(link) = link.as_mut().filter(|link| !link.broken) else {
             engine.set_closed(false);
@@ -425,6 +431,7 @@ impl Conn {
                     answers_by_lane,
                     bindings,
                     ifindex,
+                    gone,
                 });
                 if batch.is_empty() {
                     // There was no more to send after a rest.

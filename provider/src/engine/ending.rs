@@ -69,8 +69,13 @@ impl Conn {
 
     /// A request of the peer was refused.
     pub(super) fn refuse(&self, inner: &mut Inner, refusal: Refusal) {
-        tracing::warn!(qpn = self.qpn, ?refusal, "refused a request of the peer");
         inner.engine.refuse(refusal);
+        self.report_refusal(inner, refusal);
+    }
+
+    /// The log hears of a refusal, and the program, unless a receive tells it.
+    pub(super) fn report_refusal(&self, inner: &mut Inner, refusal: Refusal) {
+        tracing::warn!(qpn = self.qpn, ?refusal, "refused a request of the peer");
         match refusal {
             Refusal::Access => self.report_failure(inner, AsyncEvent::QpAccessErr(self.cookie)),
             Refusal::Invalid => self.report_failure(inner, AsyncEvent::QpReqErr(self.cookie)),

@@ -22,6 +22,8 @@ pub(super) struct Filler<'a> {
     /// What of devices' memory may be sent without the host, by this interface; nothing within the process.
     pub(super) bindings: Option<&'a Bindings>,
     pub(super) ifindex: u32,
+    /// Memory that the peer reads was no longer there.
+    pub(super) gone: &'a mut bool,
 }
 
 impl Transmit for Filler<'_> {
@@ -43,11 +45,15 @@ impl Transmit for Filler<'_> {
             }
             Source::Response { slot, offset } => {
                 let answer = self.reads.get(slot as usize).and_then(Option::as_ref);
-                let Answer { memory, by_lane } = answer.filter(|answer| answer.memory.is_live()).ok_or(SourceGone)?;
-                if *by_lane && self.lane.is_some_and(LaneOut::is_ready) {
-                    frame.lane = LANE;
-                }
-                return self.response(&frame, memory, offset);
+                let answer = answer.filter(|answer| answer.memory.is_live()).ok_or(SourceGone);
+                let sent = answer.and_then(|Answer { memory, by_lane }| {
+                    if *by_lane && self.lane.is_some_and(LaneOut::is_ready) {
+                        frame.lane = LANE;
+                    }
+                    self.response(&frame, memory, offset)
+                });
+                *self.gone |= sent.is_err();
+                return sent;
             }
         }
         self.batch.control.seal();

@@ -11,7 +11,7 @@ use super::lane::LaneOut;
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{QpState, RecvWr, Sge};
+use crate::object::{AsyncEvent, QpState, RecvWr, Sge};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::mman::Mapping;
 use crate::sys::socket;
@@ -180,6 +180,22 @@ fn what_a_peer_has_asked_for_is_not_all_sent_in_one_turn() {
         until("its end", || !end.conn.lock().is_blocked());
     }
     end.deregister(region);
+}
+
+#[test]
+fn a_program_is_told_that_a_peer_would_read_what_is_no_longer_registered() {
+    let (end, mut peer) = connected();
+    let mut bytes = vec![0; 32 << 20];
+    let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+    let [stays, goes] = [(); 2].map(|()| register(addr, 32 << 20, addr, Access::REMOTE_READ, end.pd.id()).unwrap());
+    for region in [&stays, &goes] {
+        peer.say(Frame { addr, rkey: region.key(), imm: 32 << 20, ..Frame::new(Op::Read) }, &[]);
+    }
+    until("both READs", || end.conn.lock().is_blocked() && end.conn.lock().reads.len() == 2);
+    end.deregister(goes);
+    assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
+    until("the event", || end.pd.context().claim_event() == Some(AsyncEvent::QpAccessErr(1)));
+    end.deregister(stays);
 }
 
 #[test]
