@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use dmverbs_proto::{HELLO_LEN, Hello, HelloError, Tick, Verdict};
 
 use super::conn::Conn;
 use super::registry::port;
-use super::{BOOTSTRAP, LISTENER, Progress, Turn};
+use super::{BOOTSTRAP, LISTENER, Progress, REPORT, Turn};
 use crate::object::{Gid, devices};
 use crate::sys::epoll::Interest;
 use crate::sys::socket::{self, Socket};
@@ -99,7 +99,7 @@ pub(super) struct Bootstrap {
     parked: Vec<Parked>,
     dials: Vec<Dial>,
     lingering: Vec<(Tick, Arc<Conn>)>,
-    /// Listeners that could not accept, and when they try again.
+    /// Listeners that could not accept, by their tokens, and when they try again.
     deaf: Vec<(Tick, u64)>,
 }
 
@@ -269,14 +269,19 @@ impl Turn {
                 }
                 Ok(None) => return,
                 Err(e) => {
-                    // Level-triggered epoll would ask again at once, and for ever.
                     tracing::warn!(error = %e, "cannot accept connections for a moment");
-                    let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::NONE);
-                    self.bootstrap.deaf.push((time::now() + DEAF_TIME, index));
+                    self.deafen(progress, listener.fd(), BOOTSTRAP | LISTENER | index);
                     return;
                 }
             }
         }
+    }
+
+    /// A listener cannot accept. Level-triggered epoll would ask again at once, and for ever.
+    pub(super) fn deafen(&mut self, progress: &Progress, listener: BorrowedFd<'_>, token: u64) {
+        let _ = progress.epoll.modify(listener, token, Interest::NONE);
+        self.bootstrap.deaf.push((time::now() + DEAF_TIME, token));
+        progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
     }
 
     fn expect_hello(&mut self, progress: &Progress, socket: Socket, role: Role, interest: Interest) {
@@ -412,10 +417,13 @@ impl Turn {
             conn.lose(&mut conn.lock());
             progress.registry.release(&conn);
         }
-        for (_, index) in self.bootstrap.deaf.extract_if(.., |(until, _)| *until <= now) {
-            if let Some(listener) = progress.registry.listener(index) {
-                let _ = progress.epoll.modify(listener.fd(), BOOTSTRAP | LISTENER | index, Interest::READ);
-            }
+        for (_, token) in self.bootstrap.deaf.extract_if(.., |(until, _)| *until <= now) {
+            let hear = |fd: BorrowedFd<'_>| progress.epoll.modify(fd, token, Interest::READ);
+            let _ = if token == REPORT {
+                progress.reporter.listener().map(hear)
+            } else {
+                progress.registry.listener(token & !(BOOTSTRAP | LISTENER)).map(|listener| hear(listener.fd()))
+            };
         }
         let dials = self.bootstrap.dials.iter().map(|dial| dial.conn.clone());
         for failed in dials.filter(|conn| !conn.lock().engine.is_unconnected()).collect::<Vec<_>>() {

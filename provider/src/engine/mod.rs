@@ -347,7 +347,7 @@ impl Progress {
                 // The thread's alone: who else took it would let the thread sleep on.
                 KICK => {}
                 LINKS => self.links.on_readable(),
-                REPORT => self.reporter.answer(self),
+                REPORT => self.reporter.answer(self, turn),
                 token if token & BOOTSTRAP != 0 => {
                     turn.bootstrap_event(self, token & !BOOTSTRAP);
                     moved = true;

@@ -1,10 +1,10 @@
 //! Tells who asks (`dmverbs top`) what has passed through this process's QPs.
 
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use super::{Progress, REPORT};
+use super::{Progress, REPORT, Turn};
 use crate::object::{ProcessReport, QpReport};
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::{report, thread};
@@ -22,9 +22,21 @@ impl Reporter {
         Reporter(listener.inspect_err(|e| tracing::debug!(error = %e, "nobody can ask this process")).ok())
     }
 
+    pub(super) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(UnixListener::as_fd)
+    }
+
     /// Somebody asks.
-    pub(super) fn answer(&self, progress: &Progress) {
-        while let Some(Ok((stream, _))) = self.0.as_ref().map(UnixListener::accept) {
+    pub(super) fn answer(&self, progress: &Progress, turn: &mut Turn) {
+        while let Some(listener) = &self.0 {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    tracing::debug!(error = %e, "nobody can ask this process for a moment");
+                    return turn.deafen(progress, listener.as_fd(), REPORT);
+                }
+            };
             if !report::may_ask(&stream).unwrap_or(false) {
                 continue;
             }
@@ -53,5 +65,50 @@ impl Progress {
         let mut qps: Vec<QpReport> = self.registry.all().iter().map(|conn| conn.report_traffic()).collect();
         qps.sort_unstable_by_key(|qp| qp.qpn);
         ProcessReport { pid: std::process::id(), qps }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::Command;
+    use std::time::Duration;
+    use std::{env, iter};
+
+    use super::*;
+    use crate::engine::testing::end;
+    use crate::sys::epoll::Event;
+
+    /// In a process of its own, which has few to begin with.
+    #[test]
+    fn who_asks_a_process_without_file_descriptors_is_answered_when_it_has_some() {
+        const MARK: &str = "_TEST_FEW_DESCRIPTORS";
+        if env::var_os(MARK).is_none() {
+            let name =
+                "engine::report::tests::who_asks_a_process_without_file_descriptors_is_answered_when_it_has_some";
+            let script = "ulimit -n 100 && exec \"$0\" --exact \"$1\" --nocapture";
+            let mut again = Command::new("sh");
+            again.args(["-c", script]).arg(env::current_exe().unwrap()).arg(name).env(MARK, "1");
+            let again = again.output().unwrap();
+            let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
+            assert!(again.status.success() && said.contains(" 1 passed"), "with few file descriptors:\n{said}");
+            return;
+        }
+        let progress = end().conn.progress;
+        let mut turn = progress.turn.lock();
+        let mut all: Vec<File> = iter::repeat_with(|| File::open("/dev/null")).map_while(Result::ok).collect();
+        all.pop();
+        let mut asking = report::connect(&report::name(std::process::id())).unwrap();
+        progress.turn_epoll(&mut turn);
+        let mut events = [Event::default(); 16];
+        let n = progress.epoll.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        assert!(events[..n].iter().all(|event| event.token() != REPORT), "epoll asks again and again");
+        drop((all, turn));
+        asking.set_nonblocking(false).unwrap();
+        asking.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut text = String::new();
+        asking.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with('{'), "{text}");
     }
 }

@@ -74,7 +74,7 @@ fn is_believed((uid, pid): (u32, i32), user: u32, asked: u32) -> bool {
 }
 
 /// Connects, or fails with `EAGAIN` if too many others wait for that.
-fn connect(name: &str) -> io::Result<UnixStream> {
+pub(crate) fn connect(name: &str) -> io::Result<UnixStream> {
     let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
     for (to, from) in address.sun_path[1..].iter_mut().zip(name.bytes()) {
         *to = c_char::from_ne_bytes([from]);
@@ -113,7 +113,7 @@ fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-fn name(pid: u32) -> String {
+pub(crate) fn name(pid: u32) -> String {
     format!("{PREFIX}{pid}")
 }
 
