@@ -27,7 +27,10 @@ def connect():
 def ask(connection, ifname, *descriptors):
     request = b"dmverbs\x01" + struct.pack("<I", socket.if_nametoindex(ifname))
     socket.send_fds(connection, [request], [descriptor.fileno() for descriptor in descriptors])
-    answer = connection.recv(512)
+    try:
+        answer = connection.recv(512)
+    except ConnectionResetError:  # before the last words of one that has closed without taking all that was sent
+        answer = connection.recv(512)
     (errno,) = struct.unpack_from("<i", answer)
     return answer[4:].decode() if errno else struct.unpack("<II", answer[4:])
 

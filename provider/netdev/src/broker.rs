@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
@@ -61,8 +62,9 @@ impl Loan {
     /// There is no broker, or it refuses.
     pub fn ask_at(path: &Path, ifindex: u32, dmabuf: BorrowedFd, listener: BorrowedFd) -> Result<Self, NoLoan> {
         let mut answer = [0; Answer::LEN_MAX];
-        let (connection, len) = exchange(path, Request { ifindex }, [dmabuf, listener], &mut answer)
-            .map_err(|e| NoLoan::NoBroker(e.into()))?;
+        let no_broker = |e: Errno| NoLoan::NoBroker(e.into());
+        let connection = connect_to(path).map_err(no_broker)?;
+        let len = ask(&connection, Request { ifindex }, [dmabuf, listener], &mut answer).map_err(no_broker)?;
         match Answer::decode(&answer[..len]) {
             Some(Answer::Lent { queue, binding }) => Ok(Self { queue, binding, connection }),
             Some(Answer::Refused { errno, why }) => Err(NoLoan::Refused { errno, why }),
@@ -101,19 +103,32 @@ pub(crate) const FOLDER: &str = "/run/dmverbs";
 /// As long as a client waits. The broker itself does not take as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn exchange(
-    path: &Path,
+/// Asks, and gives how long the answer is.
+fn ask(
+    connection: &OwnedFd,
     request: Request,
     descriptors: [BorrowedFd; 2],
     answer: &mut [u8],
-) -> rustix::io::Result<(OwnedFd, usize)> {
-    let connection = connect_to(path)?;
+) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(&connection, &[IoSlice::new(&request.encode())], &mut control, SendFlags::NOSIGNAL)?;
-    let (len, _) = recv(&connection, answer, RecvFlags::empty())?;
-    Ok((connection, len))
+    match sendmsg(connection, &[IoSlice::new(&request.encode())], &mut control, SendFlags::NOSIGNAL) {
+        // It has refused already.
+        Err(Errno::PIPE) => {}
+        sent => drop(sent?),
+    }
+    hear(connection, answer)
+}
+
+/// What the broker says; or 0, if it has closed the connection.
+fn hear(connection: &OwnedFd, answer: &mut [u8]) -> rustix::io::Result<usize> {
+    let (len, _) = match recv(connection, &mut *answer, RecvFlags::empty()) {
+        // Where it has closed without taking all that was sent, this comes before what it said.
+        Err(Errno::CONNRESET) => recv(connection, answer, RecvFlags::empty())?,
+        heard => heard?,
+    };
+    Ok(len)
 }
 
 fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -207,7 +222,7 @@ const MAGIC: [u8; 8] = *b"dmverbs\x01";
 mod tests {
     use std::os::fd::AsFd;
 
-    use rustix::net::{bind, listen};
+    use rustix::net::{accept, bind, listen, send, socketpair};
 
     use super::*;
 
@@ -242,6 +257,42 @@ mod tests {
         let file = fs::File::open("/dev/null").unwrap();
         let error = Loan::ask_at(Path::new("/run/dmverbs/none"), 1, file.as_fd(), file.as_fd()).unwrap_err();
         assert!(error.to_string().starts_with("no broker answers: "), "{error}");
+    }
+
+    #[test]
+    fn a_broker_that_has_refused_and_gone_is_heard() {
+        let refused = Answer::Refused { errno: libc::EAGAIN, why: "no queue".to_owned() }.encode();
+        for asks in [false, true] {
+            let (ours, broker) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            if asks {
+                send(&ours, b"a request", SendFlags::empty()).unwrap();
+            }
+            send(&broker, &refused, SendFlags::empty()).unwrap();
+            drop(broker);
+            let mut answer = [0; Answer::LEN_MAX];
+            let len = hear(&ours, &mut answer).unwrap();
+            assert_eq!(answer[..len], refused);
+            assert_eq!(hear(&ours, &mut answer), Ok(0));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_refuses_without_being_asked_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let broker = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&broker, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&broker, 1).unwrap();
+        let connection = connect_to(&path).unwrap();
+        let accepted = accept(&broker).unwrap();
+        let refused = Answer::Refused { errno: libc::EAGAIN, why: "no queue".to_owned() }.encode();
+        send(&accepted, &refused, SendFlags::empty()).unwrap();
+        drop(accepted);
+        let file = fs::File::open("/dev/null").unwrap();
+        let mut answer = [0; Answer::LEN_MAX];
+        let len = ask(&connection, Request { ifindex: 1 }, [file.as_fd(); 2], &mut answer).unwrap();
+        assert_eq!(answer[..len], refused);
     }
 
     #[test]
