@@ -54,7 +54,7 @@ impl Conn {
         if inner.left != (None, None) && !std::mem::replace(&mut inner.held, true) {
             self.progress.hold(self);
         }
-        if inner.drained_wanted && inner.engine.is_drained() {
+        if inner.drained_wanted && inner.engine.is_drained() && !inner.has_failed() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));
         }

@@ -11,7 +11,7 @@ use super::lane::LaneOut;
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{AsyncEvent, QpState, RecvWr, Sge};
+use crate::object::{AsyncEvent, QpModify, QpState, RecvWr, Sge};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::mman::Mapping;
 use crate::sys::socket;
@@ -236,6 +236,18 @@ fn memory_that_is_not_there_any_more_is_a_fault_of_whoever_registered_it() {
         assert_eq!((end.wait().status, end.qp.state()), (status, QpState::Err));
         end.deregister(region);
     }
+}
+
+#[test]
+fn a_queue_that_fails_while_it_drains_is_not_drained() {
+    let (end, mut peer) = connected();
+    end.post(SendOp::Write(Remote { addr: 0, rkey: 1 }), Sge::default());
+    end.qp.modify(&QpModify { state: Some(QpState::Sqd), sqd_async_notify: true, ..QpModify::default() }).unwrap();
+    peer.expect(Op::Write);
+    peer.say(Frame { imm: Refusal::Access as u32, ..Frame::new(Op::Nak) }, &[]);
+    assert_eq!(end.wait().status, Status::RemAccess);
+    until("the error state", || end.qp.state() == QpState::Err);
+    assert_eq!(end.pd.context().claim_event(), None);
 }
 
 #[test]
