@@ -293,16 +293,12 @@ impl Conn {
                 }
             }
             Incoming::Payload(destination) => {
-                if let Destination::Memory { addr, rkey, covers } = destination
-                    && frame.lane == IN_BAND
+                if frame.lane == IN_BAND
                     && frame.len > 0
+                    && !frame.flags.contains(Flags::INV)
                     && let Some(payload) = behind.get(..frame.len as usize)
-                    && let Some(put) = self.put(inner, rkey, addr, covers, payload)
+                    && self.put(inner, &destination, payload)
                 {
-                    if let Err(refusal) = put {
-                        self.turn_down(inner, refusal);
-                        return Ok(0);
-                    }
                     inner.traffic.received += payload.len() as u64;
                     if let Some(link) = &mut inner.link {
                         link.inbox.large = payload.len() > DIRECT_MIN;
@@ -394,16 +390,25 @@ impl Conn {
         Ok(0)
     }
 
-    /// Puts all payload of a frame into memory that the peer names, unless that is a device's.
+    /// Puts all payload of a frame into its place, if that is in host memory. False if it is not, or if that fails: what
+    /// is done by parts finds out why.
     #[inline]
-    fn put(&self, inner: &mut Inner, rkey: u32, addr: u64, covers: u32, payload: &[u8]) -> Option<Result<(), Refusal>> {
-        if !inner.access.contains(Access::REMOTE_WRITE) {
-            return Some(Err(Refusal::Invalid));
-        }
-        match mem::put(&mut inner.named, rkey, addr, u64::from(covers), self.pd.id(), payload) {
-            Ok(true) => Some(Ok(())),
-            Ok(false) => None,
-            Err(e) => Some(Err(refusal(e))),
+    fn put(&self, inner: &mut Inner, destination: &Destination, payload: &[u8]) -> bool {
+        match *destination {
+            Destination::Memory { addr, rkey, covers } => {
+                let put = |named| mem::put(named, rkey, addr, u64::from(covers), self.pd.id(), payload);
+                inner.access.contains(Access::REMOTE_WRITE) && put(&mut inner.named).unwrap_or(false)
+            }
+            Destination::Receive { slot, offset } => {
+                let (receives, slot) = (&inner.receives, slot as usize);
+                receives.in_place(slot).is_none()
+                    && !is_device(receives.region(slot))
+                    && receives.copy_in(slot, offset, payload).is_ok()
+            }
+            Destination::Response { slot, offset } => {
+                let (sends, slot) = (&inner.sends, slot as usize);
+                !is_device(sends.region(slot)) && sends.copy_in(slot, offset, payload).is_ok()
+            }
         }
     }
 
@@ -423,7 +428,6 @@ impl Conn {
         let Some(Placing { to, done, .. }) = link.as_ref().and_then(|link| link.inbox.placing.as_ref()) else {
             return false;
         };
-        let is_device = |region: Option<&Arc<Region>>| region.is_some_and(|region| region.is_dmabuf());
         let of_device = match to {
             Place::Memory(span) => is_device(span.region()),
             Place::Receive { slot, .. } => is_device(receives.region(*slot as usize)),
@@ -630,6 +634,10 @@ impl Copies<'_> {
         self.pieces.clear();
         copied
     }
+}
+
+fn is_device(region: Option<&Arc<Region>>) -> bool {
+    region.is_some_and(|region| region.is_dmabuf())
 }
 
 /// What the peer hears of memory that it may not touch.
