@@ -1,6 +1,7 @@
 //! How C arguments become Rust ones, and Rust results C ones.
 
 use std::ffi::c_int;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
@@ -191,6 +192,19 @@ impl Ret for MinusOne {
     }
 }
 
+/// A number, or 0.
+#[derive(Debug)]
+pub struct OrZero<T>(PhantomData<T>);
+
+impl<T: Default> Ret for OrZero<T> {
+    type Value = T;
+    type C = T;
+
+    fn give(result: Result<T, Errno>) -> T {
+        result.unwrap_or_default()
+    }
+}
+
 /// A count, or the negated `errno` value.
 #[derive(Debug)]
 pub struct Count;
@@ -206,7 +220,7 @@ impl Ret for Count {
 
 /// A pointer, or NULL and `errno`.
 #[derive(Debug)]
-pub struct Ptr<T>(std::marker::PhantomData<T>);
+pub struct Ptr<T>(PhantomData<T>);
 
 impl<T> Ret for Ptr<T> {
     type Value = *mut T;

@@ -11,7 +11,7 @@ mod errno;
 mod handle;
 pub mod log;
 
-pub use args::{Arg, Code, Count, In, InOut, MinusOne, Nullable, Out, Ptr, Ret, Void};
+pub use args::{Arg, Code, Count, In, InOut, MinusOne, Nullable, OrZero, Out, Ptr, Ret, Void};
 pub use entry::{call, guard, wait};
 pub use errno::{Errno, set_errno};
 pub use handle::{Class, Handle, Own, Reserved, class_word, if_live};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dmverbs_ffi::{Class, Errno, Handle, MinusOne, Out, Ptr, Ret, Void, entry};
+use dmverbs_ffi::{Class, Errno, Handle, MinusOne, OrZero, Out, Ptr, Void, entry};
 use dmverbs_provider::object;
 use rdma_core_sys::verbs::{IBV_NODE_CA, IBV_TRANSPORT_IB, ibv_device};
 
@@ -88,22 +88,9 @@ entry! {
         Ok(c_int::try_from(device.latest().ifindex()).unwrap_or(-1))
     }
 
-    /// ibv_get_device_guid(3)
-    pub fn ibv_get_device_guid(device: &Device) -> Guid {
+    /// ibv_get_device_guid(3), in network order
+    pub fn ibv_get_device_guid(device: &Device) -> OrZero<u64> {
         Ok(u64::from_ne_bytes(device.latest().guid()))
-    }
-}
-
-/// A GUID in network order, 0 on failure.
-#[derive(Debug)]
-pub struct Guid;
-
-impl Ret for Guid {
-    type Value = u64;
-    type C = u64;
-
-    fn give(result: Result<u64, Errno>) -> u64 {
-        result.unwrap_or(0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use dmverbs_ffi::{Class, Code, Errno, Handle, In, InOut, Out, Own, Ptr, Ret, entry};
+use dmverbs_ffi::{Class, Code, Errno, Handle, In, InOut, OrZero, Out, Own, Ptr, entry};
 use dmverbs_provider::object::{self, Access, AhAttr, Gid, QpAttr, QpCap, QpInit, QpModify, QpState, QpType};
 use rdma_core_sys::verbs::*;
 
@@ -134,7 +134,7 @@ entry! {
 
     /// ibv_query_qp_data_in_order(3): the bytes of an RC message are written in order of address, which is what
     /// every flag's bit and the plain answer 1 say
-    pub fn ibv_query_qp_data_in_order(qp: &Qp, op: ibv_wr_opcode, flags: u32) -> Order {
+    pub fn ibv_query_qp_data_in_order(qp: &Qp, op: ibv_wr_opcode, flags: u32) -> OrZero<c_int> {
         let (_, _) = (qp, op);
         if flags & !(DATA_IN_ORDER_RETURN_CAPS | DATA_IN_ORDER_DEVICE_ONLY) != 0 {
             return Ok(0);
@@ -149,19 +149,6 @@ entry! {
         qp.acks.settle();
         qp.free();
         Ok(())
-    }
-}
-
-/// What is known of the order, 0 on failure.
-#[derive(Debug)]
-pub struct Order;
-
-impl Ret for Order {
-    type Value = c_int;
-    type C = c_int;
-
-    fn give(result: Result<c_int, Errno>) -> c_int {
-        result.unwrap_or(0)
     }
 }
 
