@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{output, root};
+use crate::{alone_in, output, root};
 
 /// The packages' release.
 pub const SUITE: &str = "trixie";
@@ -26,7 +26,9 @@ pub struct Tree<'a> {
 impl Tree<'_> {
     /// The folder with the unpacked packages, from the mirror unless it is there from an earlier call.
     pub fn unpack(&self) -> Result<PathBuf> {
-        let folder = root()?.join("target").join(self.name);
+        let target = root()?.join("target");
+        let _alone = alone_in(&target)?;
+        let folder = target.join(self.name);
         let unpacked = folder.join(SUITE);
         if !unpacked.is_dir() {
             println!("Fetching {} of Debian {SUITE}, once …", self.packages.join(", "));

@@ -11,11 +11,13 @@ mod tally;
 mod test;
 mod vm;
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use nix::fcntl::{Flock, FlockArg};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of the dmverbs source tree")]
@@ -69,6 +71,13 @@ fn root() -> Result<PathBuf> {
     Ok(own.parent().map_or(own.clone(), PathBuf::from).canonicalize()?)
 }
 
+/// Makes the folder; and until what is returned is dropped, nobody else makes things in it that are made once.
+fn alone_in(folder: &Path) -> Result<Flock<File>> {
+    fs::create_dir_all(folder)?;
+    let lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusive);
+    lock.map_err(|(_, e)| e).with_context(|| format!("{} cannot be locked", folder.display()))
+}
+
 /// Runs a command to its end and returns what it printed.
 fn output(command: &mut std::process::Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?} does not start"))?;
@@ -82,6 +91,17 @@ fn output(command: &mut std::process::Command) -> Result<String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn one_at_a_time_makes_what_is_made_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("made");
+        let alone = alone_in(&folder).unwrap();
+        let may = || Flock::lock(File::open(&folder).unwrap(), FlockArg::LockExclusiveNonblock).is_ok();
+        assert!(!may());
+        drop(alone);
+        assert!(may());
+    }
 
     #[test]
     fn the_options_fit_together() {

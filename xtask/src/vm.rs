@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::debian::Tree;
 use crate::tally::Tally;
 use crate::test::{count, verdict};
-use crate::{build, debian, output, root, setup};
+use crate::{alone_in, build, debian, output, root, setup};
 
 /// What `cargo xtask vm` takes.
 #[derive(clap::Args)]
@@ -212,7 +212,7 @@ struct Machine {
 
 impl Machine {
     fn make(folder: &Path, kernel: Kernel) -> Result<Machine> {
-        fs::create_dir_all(folder)?;
+        let _alone = alone_in(folder)?;
         let source = root()?.join("kernel/vm");
         let mut hasher = DefaultHasher::new();
         let packages = kernel.packages();
