@@ -40,7 +40,7 @@ impl Vacancy {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let vacancy = Self::of(&ethtool, ifindex)?;
         match vacancy {
-            Self::Own => own(&ethtool, &netdev, ifindex).map(drop),
+            Self::Own => own(&ethtool, &netdev, ifindex, &[]).map(drop),
             Self::Leased => leased(&ethtool, &netdev, ifindex).map(drop),
         }?;
         Ok(vacancy)
@@ -57,8 +57,9 @@ impl Lease {
     /// protocols. Where the queue has been leased, the port is left to whoever leased it.
     ///
     /// It needs CAP_NET_ADMIN, and an interface with header split and such a queue: `dmverbs nic setup` prepares one.
-    /// Rules that steer TCP ports to that queue already are deleted: who had it before was killed. A queue to which other
-    /// rules steer, or another RSS context spreads, is somebody else's, and not taken.
+    /// Rules that steer TCP ports to that queue already are deleted, and those that steer this port to another that nobody
+    /// has: who had it before was killed. A queue to which other rules steer, or another RSS context spreads, is somebody
+    /// else's, and not taken; nor is a port that a rule steers elsewhere.
     ///
     /// # Errors
     /// What is missing, or refused; nothing of what was done stays.
@@ -71,14 +72,14 @@ impl Lease {
     ) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let _turn = turns.wait();
-        let (queue, protocols) = match Vacancy::of(&ethtool, ifindex)? {
-            Vacancy::Own => (swept(&ethtool, &netdev, ifindex)?, protocols),
-            Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, [].as_slice()),
+        let specs = specs(port, protocols);
+        let (queue, specs) = match Vacancy::of(&ethtool, ifindex)? {
+            Vacancy::Own => (swept(&ethtool, &netdev, ifindex, &specs)?, specs),
+            Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, Vec::new()),
         };
         let binding = bind(&netdev, ifindex, dmabuf, queue)?;
         let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), netdev };
-        for &protocol in protocols {
-            let spec = RuleSpec { protocol, dst_port: port };
+        for spec in specs {
             lease.rules.push(lease.ethtool.insert_rule(ifindex, spec, queue)?);
         }
         Ok(lease)
@@ -127,11 +128,12 @@ impl Leased {
     pub fn make(turns: &Turns, ifindex: u32, guest: u32, port: u16, protocols: &[Protocol]) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let _turn = turns.wait();
-        let queue = swept(&ethtool, &netdev, ifindex)?;
+        let specs = specs(port, protocols);
+        let queue = swept(&ethtool, &netdev, ifindex, &specs)?;
         let there = netdev.lease(ifindex, queue, guest)?;
         let mut rules = Vec::new();
-        let steered = protocols.iter().try_for_each(|&protocol| {
-            rules.push(ethtool.insert_rule(ifindex, RuleSpec { protocol, dst_port: port }, queue)?);
+        let steered = specs.into_iter().try_for_each(|spec| {
+            rules.push(ethtool.insert_rule(ifindex, spec, queue)?);
             Ok(())
         });
         if steered.is_err() {
@@ -139,6 +141,29 @@ impl Leased {
         }
         steered.map(|()| Self { queue, there })
     }
+}
+
+fn specs(port: u16, protocols: &[Protocol]) -> Vec<RuleSpec> {
+    protocols.iter().map(|&protocol| RuleSpec { protocol, dst_port: port }).collect()
+}
+
+/// The rules of those who had a queue that nobody has, and were killed: for a TCP port, to a queue to which RSS spreads
+/// nothing.
+///
+/// # Errors
+/// What is refused.
+pub fn left_behind(ethtool: &Ethtool, ifindex: u32) -> Result<Vec<Rule>, Error> {
+    let spread = ethtool.rss_queues(ifindex)?;
+    let mut rules = ethtool.rules(ifindex)?;
+    let queues = Netdev::open()?.rx_queues(ifindex)?;
+    rules.retain(|rule| rule.spec.is_some() && rule.queue.is_some_and(|queue| is_nobodys(queue, &queues, &spread)));
+    Ok(rules)
+}
+
+/// Whether it has no owner, and gets nothing by RSS.
+fn is_nobodys(queue: u32, queues: &[RxQueue], spread: &[u32]) -> bool {
+    let owned = |one: &RxQueue| one.dmabuf.is_some() || one.taken;
+    !spread.contains(&queue) && !queues.iter().any(|one| one.id == queue && owned(one))
 }
 
 fn delete(ethtool: &Ethtool, ifindex: u32, rules: &[u32]) {
@@ -157,9 +182,9 @@ fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result
     bind(Some(LARGE)).or_else(|_| bind(None))
 }
 
-/// A queue of the NIC that nobody has, and to which no rule steers any more.
-fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error> {
-    let Unused { queue, left } = own(ethtool, netdev, ifindex)?;
+/// A queue of the NIC that nobody has, and to which no rule steers any more; nor does one what these are about.
+fn swept(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32, specs: &[RuleSpec]) -> Result<u32, Error> {
+    let Unused { queue, left } = own(ethtool, netdev, ifindex, specs)?;
     for location in left {
         match ethtool.delete_rule(ifindex, location) {
             // Who had the queue has just given it back.
@@ -182,18 +207,24 @@ fn leased(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<u32, Error
 #[derive(Debug, PartialEq, Eq)]
 struct Unused {
     queue: u32,
-    /// The locations of rules that somebody who had it has left.
+    /// The locations of rules that somebody who is gone has left: to it, or about what is to be steered.
     left: Vec<u32>,
 }
 
 impl Unused {
-    /// The last one that RSS spreads nothing to, and nobody else's rules steer to; or why there is none.
-    fn among(queues: &[RxQueue], spread: &[u32], rules: &[Rule]) -> Result<Self, String> {
+    /// The last one that RSS spreads nothing to, and nobody else's rules steer to, if no rule of somebody who is there is
+    /// about one of `specs`; or why there is none.
+    fn among(queues: &[RxQueue], spread: &[u32], rules: &[Rule], specs: &[RuleSpec]) -> Result<Self, String> {
+        let about = |rule: &&Rule| rule.spec.is_some_and(|spec| specs.contains(&spec));
+        let is_left = |rule: &Rule| rule.queue.is_some_and(|queue| is_nobodys(queue, queues, spread));
+        if let Some(rule) = rules.iter().filter(about).find(|rule| !is_left(rule)) {
+            return Err(format!("steering rule {} is about its port already", rule.location));
+        }
         let others = rules.iter().filter(|rule| rule.spec.is_none()).filter_map(|rule| rule.queue);
         let busy: Vec<u32> = others.chain(spread.iter().copied()).collect();
         if let Some(queue) = choose(queues, &busy) {
-            let left = rules.iter().filter(|rule| rule.queue == Some(queue)).map(|rule| rule.location);
-            return Ok(Self { queue, left: left.collect() });
+            let left = rules.iter().filter(|rule| rule.queue == Some(queue) || about(rule));
+            return Ok(Self { queue, left: left.map(|rule| rule.location).collect() });
         }
         Err(match choose(queues, spread) {
             Some(queue) => format!("queue {queue} would be free, but somebody else's rules steer there"),
@@ -203,7 +234,7 @@ impl Unused {
 }
 
 /// A queue of a NIC that can be taken.
-fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Unused, Error> {
+fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32, specs: &[RuleSpec]) -> Result<Unused, Error> {
     let refused = |errno, message: &str| {
         let refusal = Refusal { errno, message: Some(format!("{message} (see `dmverbs nic`)")) };
         ethtool.refused(refusal, "take a queue", ifindex)
@@ -218,12 +249,11 @@ fn own(ethtool: &Ethtool, netdev: &Netdev, ifindex: u32) -> Result<Unused, Error
     if queues.is_empty() {
         return Err(ethtool.refused(Refusal { errno: libc::ENETDOWN, message: None }, "take a queue", ifindex));
     }
-    Unused::among(&queues, &spread, &rules).map_err(|why| refused(libc::EBUSY, &why))
+    Unused::among(&queues, &spread, &rules, specs).map_err(|why| refused(libc::EBUSY, &why))
 }
 
 fn choose(queues: &[RxQueue], spread: &[u32]) -> Option<u32> {
-    let free = |queue: &&RxQueue| queue.dmabuf.is_none() && !queue.taken && !spread.contains(&queue.id);
-    queues.iter().rev().find(free).map(|queue| queue.id)
+    queues.iter().rev().map(|queue| queue.id).find(|&queue| is_nobodys(queue, queues, spread))
 }
 
 #[cfg(test)]
@@ -244,13 +274,30 @@ mod tests {
     fn a_queue_to_which_somebody_else_steers_is_not_free_and_rules_for_a_port_are_swept() {
         let ours = Some(RuleSpec { protocol: Protocol::Tcp4, dst_port: 18515 });
         let rule = |location, spec, queue| Rule { location, spec, queue };
-        let among = |spread: &[u32], rules: &[Rule]| Unused::among(&queues(), spread, rules);
+        let among = |spread: &[u32], rules: &[Rule]| Unused::among(&queues(), spread, rules, &[]);
         let rules = [rule(4, None, Some(3)), rule(5, ours, Some(2)), rule(6, ours, Some(3)), rule(7, None, None)];
         assert_eq!(among(&[0, 1], &rules), Ok(Unused { queue: 2, left: vec![5] }));
         assert_eq!(among(&[0, 1], &rules[2..]), Ok(Unused { queue: 3, left: vec![6] }));
         let why = among(&[0, 1, 2], &rules).unwrap_err();
         assert_eq!(why, "queue 3 would be free, but somebody else's rules steer there");
         assert!(among(&[0, 1, 2, 3], &rules).unwrap_err().starts_with("there is no free one"));
+    }
+
+    #[test]
+    fn a_port_that_is_steered_is_not_steered_elsewhere_unless_nobody_is_there() {
+        let spec = |protocol, dst_port| RuleSpec { protocol, dst_port };
+        let wanted = [spec(Protocol::Tcp4, 18515), spec(Protocol::Tcp6, 18515)];
+        let mut queues = queues();
+        let among = |queues: &[RxQueue], rule: Rule| Unused::among(queues, &[0, 1], &[rule], &wanted);
+        let rule = |spec, queue| Rule { location: 5, spec: Some(spec), queue };
+        let free = |left: &[u32]| Ok(Unused { queue: 3, left: left.to_vec() });
+        assert_eq!(among(&queues, rule(wanted[1], Some(2))), free(&[5]));
+        assert_eq!(among(&queues, rule(spec(Protocol::Tcp4, 18516), Some(2))), free(&[]));
+        let why = Err("steering rule 5 is about its port already".to_owned());
+        assert_eq!(among(&queues, rule(wanted[0], Some(1))), why, "RSS spreads there");
+        assert_eq!(among(&queues, rule(wanted[0], None)), why, "to an RSS context, or nowhere");
+        queues[2].taken = true;
+        assert_eq!(among(&queues, rule(wanted[0], Some(2))), why, "somebody is there");
     }
 
     #[test]

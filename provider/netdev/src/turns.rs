@@ -27,7 +27,7 @@ impl Turns {
     }
 
     /// Waits for ours, but not for ever: whoever has it may have been stopped.
-    pub(crate) fn wait(&self) -> Turn<'_> {
+    pub fn wait(&self) -> Turn<'_> {
         let file = self.0.lock();
         let (until, mut waits) = (Instant::now() + PATIENCE, false);
         while let Some(Err(e)) = file.as_ref().map(|file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
@@ -47,7 +47,7 @@ impl Turns {
 /// Until this is dropped, it is our turn.
 #[derive(Debug)]
 #[must_use = "its drop ends the turn"]
-pub(crate) struct Turn<'a>(MutexGuard<'a, Option<File>>);
+pub struct Turn<'a>(MutexGuard<'a, Option<File>>);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {

@@ -9,7 +9,7 @@ mod settings;
 use std::num::NonZero;
 
 use clap::{Args, Subcommand};
-use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, RxQueue, Turns};
+use dmverbs_netdev::{Ethtool, Leased, Netdev, Protocol, Rule, RxQueue, Turns, left_behind};
 
 use crate::failure::{self, Failure};
 use crate::privilege;
@@ -48,7 +48,8 @@ enum Command {
     /// Put back what `setup` found
     ///
     /// It is refused while the interface is up and device memory is bound to it, or io_uring, AF_XDP or a lease has a
-    /// queue of it. What the interface was called when it was set up does not matter.
+    /// queue of it. Steering rules of programs that were killed are deleted: those for a TCP port, to a queue to which
+    /// RSS spreads nothing. What the interface was called when it was set up does not matter.
     Restore {
         /// The interface
         ifname: String,
@@ -167,11 +168,21 @@ fn restore(ifname: &str) -> Result<(), Failure> {
             "nothing to restore: in this network namespace, {ifname} has not been set up\n"
         ));
     };
+    let turns = Turns::open();
+    // Nobody takes a queue before RSS spreads to it again.
+    let _queues = turns.wait();
     refuse_used(&ifname, ifindex)?;
+    // While a rule leads to a queue, that cannot be taken away.
+    let left = left_behind(&ethtool, ifindex).map_err(Failure::refused)?;
+    for rule in &left {
+        ethtool.delete_rule(ifindex, rule.location).map_err(Failure::refused)?;
+    }
     let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
     go(&ethtool, ifindex, &found.settings, &record.settings)?;
     // Whoever reads what is printed may be gone, which ends this process.
     record.remove()?;
+    let deleted = |rule: &Rule| format!("steering rule {}, of who was killed: deleted\n", rule.location);
+    failure::print(&left.iter().map(deleted).collect::<String>())?;
     print(&found.settings, &record.settings)
 }
 
@@ -211,7 +222,7 @@ fn go(ethtool: &Ethtool, ifindex: u32, from: &Settings, to: &Settings) -> Result
         false => refused.to_string(),
     };
     Err(match undone {
-        Ok(()) => Failure::refused(format!("{refused}; nothing has changed")),
+        Ok(()) => Failure::refused(format!("{refused}; no setting has changed")),
         Err(why) => Failure::refused(format!("{refused}; and what had changed cannot be undone: {why}")),
     })
 }
