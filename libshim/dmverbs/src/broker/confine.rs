@@ -36,8 +36,11 @@ pub fn system_calls() -> io::Result<()> {
 
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALWAYS.into_iter().map(|call| (call, Vec::new())).collect();
-    // No sockets but netlink's, no other generic netlink but through those, and no memory that can be run.
-    rules.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?]);
+    // No sockets but generic netlink's: by others it could change the host's routes and filters. No memory that can be run,
+    // and no signal to another process.
+    let netlink = [is(0, libc::AF_NETLINK as u64)?, is(2, libc::NETLINK_GENERIC as u64)?];
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(netlink.into())?]);
+    rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, std::process::id().into())?]);
     let controls = [SIOCETHTOOL, libc::SIOCGIFNAME, libc::SIOCGIFINDEX];
     let controls: Result<_, _> = controls.into_iter().map(|control| rule(1, SeccompCmpOp::Eq, control)).collect();
     rules.insert(libc::SYS_ioctl, controls?);
@@ -50,15 +53,19 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
 }
 
 /// That this argument is so.
-fn rule(argument: u8, is: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::Error> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
+fn rule(argument: u8, how: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::Error> {
+    Ok(SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, value)?])?)
+}
+
+/// This argument is this.
+fn is(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::Error> {
+    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?)
 }
 
 const SIOCETHTOOL: u64 = 0x8946;
 
 /// Calls that are allowed whatever their arguments.
-const ALWAYS: [i64; 39] = [
+const ALWAYS: [i64; 40] = [
     // Clients, what helpers hear of them, and the signal to stop.
     libc::SYS_accept4,
     libc::SYS_getsockname,
@@ -80,6 +87,8 @@ const ALWAYS: [i64; 39] = [
     libc::SYS_flock,
     libc::SYS_setsockopt,
     // The log, and the socket's end.
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_write,
@@ -102,7 +111,6 @@ const ALWAYS: [i64; 39] = [
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
 ];
 
 /// As `system_calls`, for this thread alone.
@@ -134,11 +142,16 @@ mod tests {
             let index = ethtool.and_then(|ethtool| ethtool.ifindex("lo"));
             flock(&turns, FlockOperation::LockExclusive).unwrap();
             let file = std::fs::File::open("/dev/null").map(drop).map_err(|e| e.kind());
-            let socket = std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.kind());
-            (index.map_err(|e| e.to_string()), file, socket)
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.kind());
+            // SAFETY: no memory is passed.
+            let routes = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };
+            // SAFETY: as above; this signal does nothing.
+            let others = unsafe { libc::syscall(libc::SYS_tgkill, libc::getppid(), libc::getppid(), 0) };
+            (index.map_err(|e| e.to_string()), file, udp, routes, others)
         });
-        let (index, file, socket) = confined.join().unwrap();
+        let (index, file, udp, routes, others) = confined.join().unwrap();
         assert!(index.is_ok(), "{index:?}");
-        assert_eq!((file, socket), (Err(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied)));
+        assert_eq!((file, udp), (Err(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied)));
+        assert_eq!((routes, others), (-1, -1));
     }
 }

@@ -18,7 +18,7 @@ mod testing;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -81,18 +81,25 @@ impl Broker {
         };
         let namespace = Ethtool::open().and_then(|ethtool| ethtool.namespace()).map_err(Failure::ours)?;
         let stop = stop().map_err(Failure::ours)?;
-        let listener = self.listen(&path)?;
-        let limits = Limits { leases_per_user: self.leases_per_user as usize, waiting: descriptors() / 2 };
         // Later it opens no more files.
         let turns = Turns::open();
+        let listener = {
+            // Else another that starts now takes ours for one that a killed one has left.
+            let _turn = turns.wait();
+            self.listen(&path)?
+        };
+        let ours = identity(&path).map_err(Failure::ours)?;
+        let limits = Limits { leases_per_user: self.leases_per_user as usize, waiting: descriptors() / 2 };
         confine::capabilities().map_err(Failure::ours)?;
         let helpers = Helpers::start().map_err(Failure::ours)?;
         let mut server = Server::new(listener, stop, namespace, limits, helpers, turns).map_err(Failure::ours)?;
         confine::system_calls().map_err(Failure::ours)?;
         serve::say(format_args!("listening at {}", path.display()));
         let served = server.run();
-        // While it still listens: no other has taken its place.
-        let _ = fs::remove_file(&path);
+        // While it still listens no other takes its place, unless somebody has removed it.
+        if identity(&path).is_ok_and(|there| there == ours) {
+            let _ = fs::remove_file(&path);
+        }
         served.map_err(Failure::ours)
     }
 
@@ -124,6 +131,12 @@ impl Broker {
 }
 
 const BACKLOG: i32 = 64;
+
+/// Which file it is.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
+}
 
 /// What becomes readable when the broker is to stop.
 fn stop() -> io::Result<UnixStream> {
