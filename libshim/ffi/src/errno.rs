@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::c_int;
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dmverbs_provider::object::Error;
@@ -82,13 +83,22 @@ impl From<Error> for Errno {
             Error::NotSupported => libc::EOPNOTSUPP,
             Error::Busy => libc::EBUSY,
             Error::Fault => libc::EFAULT,
-            Error::Io(e) => e.raw_os_error().unwrap_or(libc::EIO),
+            Error::Io(e) => e.raw_os_error().unwrap_or_else(|| number(e.kind())),
         };
         let why = match e {
             Error::Invalid(what) | Error::State(what) => Cow::Borrowed(what),
             other => Cow::Owned(other.to_string()),
         };
         Errno { code, why, loud: false }
+    }
+}
+
+/// Of an error that no system call gave.
+fn number(kind: ErrorKind) -> c_int {
+    match kind {
+        ErrorKind::OutOfMemory => libc::ENOMEM,
+        ErrorKind::PermissionDenied => libc::EACCES,
+        _ => libc::EIO,
     }
 }
 
