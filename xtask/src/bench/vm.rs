@@ -109,7 +109,8 @@ impl std::fmt::Display for Report {
 fn parse(line: &str) -> Option<(&str, Run)> {
     let mut fields = line.split('\t');
     let name = fields.next()?;
-    let mut number = || fields.next()?.parse().ok();
+    // perftest prints "inf" or 0 where it was disturbed as it measured the clock.
+    let mut number = || fields.next()?.parse().ok().filter(|&number: &f64| number.is_finite() && number > 0.0);
     Some((name, Run { bytes_per_second: number()?, cpu_seconds_per_gb: number()? }))
 }
 
