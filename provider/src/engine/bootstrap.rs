@@ -20,6 +20,8 @@ use crate::transport::Stream;
 /// Connections that have not said who they are, or whom nobody expects yet: so many, and so long.
 const HALF_OPEN: usize = 1024;
 const HALF_OPEN_TIME: Tick = 5_000_000_000;
+/// So many are accepted before others have their turn.
+const ACCEPTED_AT_ONCE: usize = 64;
 /// A dialler waits so long for an answer: longer than an acceptor keeps it, or it would hang up on one under way.
 const ANSWER_TIME: Tick = 2 * HALF_OPEN_TIME;
 /// A dialler tries again after this time at first, and after at most that.
@@ -257,7 +259,8 @@ impl Turn {
 
     fn accept(&mut self, progress: &Progress, index: u64) {
         let Some(listener) = progress.registry.listener(index) else { return };
-        loop {
+        // Whoever connects without end is not to keep the turn; epoll tells again.
+        for _ in 0..ACCEPTED_AT_ONCE {
             match socket::accept(listener.fd()) {
                 Ok(Some((socket, from))) => {
                     if self.bootstrap.is_full() {

@@ -33,6 +33,8 @@ pub(super) struct LaneOut {
     pub(super) stream: Stream,
     pub(super) notices: Notices,
     state: Out,
+    /// When the connection was begun.
+    begun: Tick,
     challenge: u64,
     /// What the peer would have here.
     keys: Keys,
@@ -61,8 +63,19 @@ pub(super) struct LaneIn {
     looked: Tick,
     /// When the peer is told of it again if it has not come by then, and how long after that.
     again: (Tick, Tick),
-    /// Since when it has had something that no frame has announced, and when that was last seen.
-    early: (Tick, Tick),
+    /// Bytes read of it.
+    read: u64,
+    early: Early,
+}
+
+/// What has come before a frame has announced it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Early {
+    /// Since when there is some, and when that was last seen.
+    since: Tick,
+    seen: Tick,
+    /// What had come then has been read when so many bytes have.
+    until: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -251,6 +264,8 @@ impl Conn {
                 if let Some(lane) = link.lane_out.as_mut().filter(|lane| told && lane.state == Out::Tried) {
                     tracing::debug!(qpn = self.qpn, "a lane to the peer");
                     lane.state = Out::Ready;
+                    // All of them follow, and the two sides forget together.
+                    lane.keys = Keys::default();
                     link.close_past(self.progress.epoll());
                 }
             }
@@ -264,7 +279,11 @@ impl Conn {
         }
         if let Some(mut lane) = link.lane_out.take_if(|lane| lane.challenge != challenge) {
             // Another, in its place.
-            if !lane.is_ready() {
+            if !lane.is_ready() && time::now() < lane.begun + PAUSE / 2 {
+                // Each costs a port. An offer is a wish, and is told again.
+                link.lane_out = Some(lane);
+                return Ok(());
+            } else if !lane.is_ready() {
                 lane.stream.deregister(self.progress.epoll());
             } else if link.past_out.is_some() {
                 // One at a time: an offer is a wish.
@@ -290,6 +309,7 @@ impl Conn {
                 stream,
                 notices: Notices::default(),
                 state: Out::Connecting,
+                begun: time::now(),
                 challenge,
                 keys: Keys::default(),
             });
@@ -376,12 +396,12 @@ impl Conn {
         let Some(link) = inner.link.as_mut().filter(|link| !link.inbox.waits_for_lane()) else { return };
         let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
         let now = time::now();
-        let (since, seen) = &mut lane.early;
-        if now > *seen + EARLY_GAP {
-            *since = now;
+        if now > lane.early.seen + EARLY_GAP {
+            let waiting = lane.stream.as_ref().and_then(|socket| socket::unread(socket.as_fd()).ok());
+            lane.early = Early { since: now, seen: now, until: lane.read + waiting.unwrap_or(0) as u64 };
         }
-        *seen = now;
-        if now > *since + EARLY_TIME && !inner.engine.has_failed() {
+        lane.early.seen = now;
+        if now > lane.early.since + EARLY_TIME && !inner.engine.has_failed() {
             self.break_off(inner, "sends on a lane what no frame announces");
             self.flush(inner);
         }
@@ -493,7 +513,10 @@ impl Conn {
             Err(e) => return Err(e),
         };
         let receiver = lane.receiver.clone();
-        lane.early = (0, 0);
+        lane.read += n as u64;
+        if lane.read >= lane.early.until {
+            lane.early = Early::default();
+        }
         link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
         engine.on_moved();
         traffic.received += n as u64;
@@ -565,7 +588,8 @@ impl LaneIn {
             owed: Vec::new(),
             looked: 0,
             again: (time::now() + PAUSE, 2 * PAUSE),
-            early: (0, 0),
+            read: 0,
+            early: Early::default(),
         })
     }
 
@@ -584,9 +608,10 @@ impl LaneIn {
     fn close(&self, epoll: &Epoll) {
         let Some(socket) = &self.stream else { return };
         let _ = epoll.delete(socket.as_fd());
+        // Of one that is closed the kernel gives it back when the peer has acknowledged the end, or for minutes does not.
+        let _ = give_back(socket.as_fd(), &self.owed);
         if Arc::strong_count(socket) > 1 {
-            // A message keeps it open, but not what it was owed, nor what will never be read.
-            let _ = give_back(socket.as_fd(), &self.owed);
+            // A message keeps it open, but not what will never be read.
             let _ = socket::disconnect(socket.as_fd());
         }
     }

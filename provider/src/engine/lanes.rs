@@ -1,6 +1,7 @@
 //! The queues that receive into the memory of devices, and the ports from which payload is steered there: where peers'
 //! lanes (WIRE §8) arrive, and connections that are of no peer.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::sys::socket::{self, Socket};
 use crate::sys::{thread, time};
 use crate::transport::Receiver;
 
-/// A queue that was lent, and whose broker is gone, is asked for again no sooner than this after the last time.
+/// A queue that there was none of, or whose broker is gone, is asked for again no sooner than this after the last time.
 pub(super) const PAUSE: Tick = 1_000_000_000;
 /// Connections to a lane's port of which nobody has told us yet: so many, and so long. What they send takes memory of the
 /// queue: as much as a fresh socket's buffer, 128 KiB (tcp_rmem, tcp(7)), so that half of it is left.
@@ -32,8 +33,8 @@ pub(crate) struct Lanes {
     pub(super) devmem: Devmem,
     /// The port that is steered to a queue that has been leased.
     steered: Option<u16>,
-    /// Held by who takes a queue; when one was last asked for in vain.
-    taking: Mutex<Option<Tick>>,
+    /// Held by who takes a queue; when one was last asked for in vain, by interface and kind of memory.
+    taking: Mutex<HashMap<(u32, Kind), Tick>>,
     meeting: Mutex<Meeting>,
     /// When the first of the strangers has waited long enough, or a port is listened to again.
     next: AtomicU64,
@@ -65,14 +66,15 @@ impl Lanes {
         if known.as_ref().is_some_and(|known| known.is_live()) {
             return;
         }
-        if known.is_some() && failed.is_some_and(|failed| time::now() < failed + PAUSE) {
+        let what = (ifindex, device.kind());
+        if failed.get(&what).is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
         let receiver = match Receiver::open(ifindex, device, progress.registry.ports(), self.steered) {
             Ok(receiver) => receiver,
             Err(why) => {
                 tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");
-                *failed = Some(time::now());
+                failed.insert(what, time::now());
                 return;
             }
         };
@@ -85,16 +87,15 @@ impl Lanes {
             return;
         }
         tracing::info!(ifindex, port = receiver.port(), kind = ?device.kind(), "a queue receives into device memory");
-        let receiver = Arc::new(receiver);
-        match meeting.receivers.get_mut(index) {
-            // The broker that lent the queue is gone.
-            Some(dead) => {
-                let dead = std::mem::replace(dead, receiver);
-                if let Err(e) = progress.epoll.delete(dead.listener()) {
-                    tracing::warn!(error = %e, "the port of a queue that is gone is still listened to");
-                }
-            }
-            None => meeting.receivers.push(receiver),
+        meeting.receivers.push(Arc::new(receiver));
+        if known.is_none() {
+            return;
+        }
+        // The broker that lent the queue is gone. What ends with it may take its time.
+        let dead = meeting.receivers.swap_remove(index);
+        drop(meeting);
+        if let Err(e) = progress.epoll.delete(dead.listener()) {
+            tracing::warn!(error = %e, "the port of a queue that is gone is still listened to");
         }
     }
 
@@ -142,7 +143,8 @@ impl Lanes {
     /// Somebody has connected to a lane's port.
     pub(super) fn accept(&self, progress: &Progress, index: u64) {
         let Some(receiver) = self.meeting.lock().receivers.get(index as usize).cloned() else { return };
-        loop {
+        // Whoever connects without end is not to keep the turn; epoll tells again.
+        for _ in 0..STRANGERS {
             match socket::accept(receiver.listener()) {
                 Ok(Some((socket, from))) => self.came(progress, socket, from),
                 Ok(None) => return,

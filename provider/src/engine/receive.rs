@@ -591,6 +591,7 @@ impl Conn {
         if let Some(link) = &mut inner.link {
             link.inbox.discard = true;
             link.inbox.placing = None;
+            link.inbox.held = Vec::new();
         }
         inner.messages.abandon();
     }

@@ -169,10 +169,10 @@ impl Peer {
     }
 
     /// A lane to here, for payload for these keys.
-    pub(super) fn open_lane(&mut self, keys: impl IntoIterator<Item = u32>) -> TcpStream {
+    pub(super) fn open_lane(&mut self, keys: impl IntoIterator<Item = u32> + Clone) -> TcpStream {
         let listener = TcpListener::bind((PEER, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        keys.into_iter().for_each(|rkey| self.offer(port, rkey));
+        keys.clone().into_iter().for_each(|rkey| self.offer(port, rkey));
         let (mut lane, from) = listener.accept().unwrap();
         lane.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes = [0; PROBE_LEN];
@@ -180,6 +180,7 @@ impl Peer {
         assert_eq!(bytes, probe(1));
         assert_eq!(self.expect(Op::LaneOpen).imm, u32::from(from.port()));
         self.say(Frame::new(Op::LaneReady), &[]);
+        keys.into_iter().for_each(|rkey| self.offer(port, rkey));
         lane
     }
 

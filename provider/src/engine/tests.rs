@@ -265,7 +265,11 @@ fn a_request_that_was_acknowledged_before_a_lane_died_has_succeeded() {
     let (end, mut peer) = connected();
     let lane = peer.open_lane([5]);
     until("the lane", || {
-        end.conn.lock().link.as_ref().is_some_and(|link| link.lane_out.as_ref().is_some_and(LaneOut::is_ready))
+        end.conn
+            .lock()
+            .link
+            .as_ref()
+            .is_some_and(|link| link.lane_out.as_ref().is_some_and(|lane| lane.takes(&write(0, 5, 1))))
     });
     let region = Memory::new(100).register(end.pd.id());
     end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 100, lkey: region.key() });

@@ -204,6 +204,8 @@ pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, by: Option<u32>) -> 
         if let SocketAddr::V6(v6) = &mut from {
             v6.set_scope_id(scope);
         }
+        // The port is chosen for the peer, so that those in TIME_WAIT to others do not count.
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         bind(&socket, from)?;
     }
     let name = Name::of(to);

@@ -366,7 +366,7 @@ impl Queue {
             // Notices will come, and with them room for more.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && outlet.notices.will_come() => Ok(Wait::Notices),
             Err(e) if is_refusal(&e) => {
-                if !is_of_the_route(&e) {
+                if !is_of_the_route(&e) && e.raw_os_error() != Some(libc::ENOBUFS) {
                     payload.binding.refused(&e);
                 }
                 // The host sends it.

@@ -114,7 +114,7 @@ impl Bindings {
 
 /// Whether what is missing may be there the next time.
 fn is_for_now(error: &Error) -> bool {
-    matches!(error.errno(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    matches!(error.errno(), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENODEV)
 }
 
 #[cfg(test)]

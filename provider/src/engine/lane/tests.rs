@@ -29,7 +29,7 @@ fn a_peer_can_have_more_regions_served_by_a_lane_than_are_remembered() {
     let (end, mut peer) = connected();
     let keys = 1..=KEYS as u32 + 1;
     let lane = peer.open_lane(keys.clone());
-    until("the lane", || is_ready(&end));
+    until("the lane", || lane_out(&end, |lane| lane.takes(&self::write(0, *keys.end(), 1))) == Some(true));
     let memory = Memory::new(1);
     let region = memory.register(end.pd.id());
     let write = |peer: &mut Peer, rkey| {
