@@ -519,8 +519,9 @@ static void wait_for_line(const char *what)
 
 static void speed(int fd, enum operation operation, uint32_t size, uint64_t total, bool waits)
 {
-	uint64_t begun = 0, done = 0, count = total / size, i;
-	unsigned int outstanding = DEPTH / 2;
+	uint64_t begun = 0, done = 0, count = total / size, i, at;
+	/* WRITE and READ: each QP has bytes of its own, and a place for them, where there is room for that. */
+	unsigned int outstanding = DEPTH / 2, places = 1;
 	bool received = operation != WRITE && operation != READ;
 	struct ibv_wc wc[DEPTH];
 	uint32_t answer;
@@ -528,9 +529,16 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 
 	/* The first one opens what is needed for the rest. */
 	for (i = 0; i < qps * 2; i++)
-		check_one(fd, i % qps, operation, size, i);
-	memory_fill(&memory, 0, size, 7);
-	tell(fd, (struct command){ .what = FILL, .at = SIZE / 2, .len = operation == READ ? size : 0, .seed = 7 });
+		if (!check_one(fd, i % qps, operation, size, i))
+			complain("speed", "other bytes arrived");
+	if (!received && qps * (uint64_t)size <= SIZE / 2 && qps <= count)
+		places = qps;
+	for (i = 0; i < places; i++) {
+		if (operation == READ)
+			tell(fd, (struct command){ .what = FILL, .at = SIZE / 2 + i * size, .len = size, .seed = 7 + i });
+		else
+			memory_fill(&memory, i * size, size, 7 + i);
+	}
 	if (waits)
 		wait_for_line("ready");
 	start = now();
@@ -539,7 +547,8 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 					   .len = size }, sizeof(struct command));
 	while (done < count) {
 		while (begun < count && begun - done < outstanding * qps) {
-			ask(begun % qps, operation, 0, SIZE / 2, size);
+			at = begun % places * size;
+			ask(begun % qps, operation, at, SIZE / 2 + at, size);
 			begun++;
 		}
 		done += await_some(DEPTH, wc);
@@ -547,8 +556,11 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 	if (received)
 		get(fd, &answer, sizeof(answer));
 	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
-	if (sum_at(fd, operation == READ, operation == READ ? 0 : SIZE / 2, size) != sum_of_seed(size, 7))
-		complain("speed", "other bytes arrived");
+	for (i = 0; i < places; i++) {
+		at = (operation == READ ? 0 : SIZE / 2) + i * size;
+		if (sum_at(fd, operation == READ, at, size) != sum_of_seed(size, 7 + i))
+			complain("speed", "other bytes arrived");
+	}
 	if (waits)
 		wait_for_line("done");
 }
