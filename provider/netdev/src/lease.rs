@@ -90,6 +90,11 @@ impl Lease {
         self.queue
     }
 
+    /// Whether the interface is still there. One that comes back has another number.
+    pub fn is_there(&self) -> bool {
+        self.ethtool.ifname(self.ifindex).is_ok()
+    }
+
     /// The number of the binding, by which the kernel tells where payload is.
     pub fn binding(&self) -> u32 {
         self.binding
@@ -105,7 +110,9 @@ impl AsFd for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        delete(&self.ethtool, self.ifindex, &self.rules);
+        if self.is_there() {
+            delete(&self.ethtool, self.ifindex, &self.rules);
+        }
     }
 }
 

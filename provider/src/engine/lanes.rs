@@ -79,7 +79,11 @@ impl Lanes {
             }
         };
         let mut meeting = self.meeting.lock();
-        let known = known.and_then(|known| meeting.receivers.iter().position(|one| Arc::ptr_eq(one, &known)));
+        let is_past = |one: &Arc<Receiver>| match &known {
+            Some(known) => Arc::ptr_eq(one, known),
+            None => one.is_left(device.kind()),
+        };
+        let known = meeting.receivers.iter().position(is_past);
         let index = known.unwrap_or(meeting.receivers.len());
         let token = LANE_LISTENER | index as u64;
         if let Err(e) = progress.epoll.add(receiver.listener(), token, Interest::READ) {
@@ -91,7 +95,7 @@ impl Lanes {
         if known.is_none() {
             return;
         }
-        // The broker that lent the queue is gone. What ends with it may take its time.
+        // The broker that lent the queue is gone, or the interface. What ends with it may take its time.
         let dead = meeting.receivers.swap_remove(index);
         drop(meeting);
         if let Err(e) = progress.epoll.delete(dead.listener()) {

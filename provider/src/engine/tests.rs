@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
 
-use super::lane::LaneOut;
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;

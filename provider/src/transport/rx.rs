@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
-use dmverbs_netdev::{Lease, Protocol, Turns, Vacancy, bind_to_interface};
+use dmverbs_netdev::{Ethtool, Lease, Protocol, Turns, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
@@ -117,6 +117,11 @@ impl Receiver {
             Some(Hold::Lent { broker }) => socket::is_open(broker.as_fd()),
             None => false,
         }
+    }
+
+    /// Whether it is for memory of `kind`, and the interface is gone.
+    pub(crate) fn is_left(&self, kind: Kind) -> bool {
+        self.kind == kind && Ethtool::open().is_ok_and(|ethtool| ethtool.ifname(self.ifindex).is_err())
     }
 
     /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.

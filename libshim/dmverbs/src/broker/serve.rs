@@ -238,6 +238,7 @@ impl Server {
 
     /// What follows from what has been heard of a client.
     fn on_report(&mut self, id: u64, heard: Heard) {
+        self.let_go_of_interfaces();
         // One that has been let go meanwhile gets nothing.
         let Some(i) = self.clients.iter().position(|client| client.id == id) else { return };
         let state = match heard {
@@ -254,6 +255,15 @@ impl Server {
         match state {
             Some(state) => self.clients[i].state = state,
             None => self.let_go(i),
+        }
+    }
+
+    /// Lets go of who has a queue of an interface that is gone.
+    fn let_go_of_interfaces(&mut self) {
+        for i in (0..self.clients.len()).rev() {
+            if matches!(&self.clients[i].state, State::Lent { lease, .. } if !lease.is_there()) {
+                self.let_go(i);
+            }
         }
     }
 

@@ -20,10 +20,6 @@ fn lane_out<T>(end: &End, look: impl FnOnce(&LaneOut) -> T) -> Option<T> {
     end.conn.lock().link.as_ref().and_then(|link| link.lane_out.as_ref()).map(look)
 }
 
-fn is_ready(end: &End) -> bool {
-    lane_out(end, LaneOut::is_ready) == Some(true)
-}
-
 #[test]
 fn a_peer_can_have_more_regions_served_by_a_lane_than_are_remembered() {
     let (end, mut peer) = connected();
