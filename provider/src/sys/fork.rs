@@ -44,6 +44,10 @@ impl<T: AsFd> Unshared<T> {
         keep_from_children(of.as_fd().as_raw_fd());
         Unshared(of)
     }
+
+    pub(crate) fn get(&self) -> &T {
+        &self.0
+    }
 }
 
 impl<T: AsFd> Drop for Unshared<T> {

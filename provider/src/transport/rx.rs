@@ -34,7 +34,7 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 enum Hold {
     Own {
-        _lease: Unshared<Lease>,
+        lease: Unshared<Lease>,
     },
     /// The connection to the broker: the queue is ours as long as it, and as long as the broker lives.
     Lent {
@@ -71,7 +71,7 @@ impl Receiver {
         };
         let taken = Lease::take(&Turns::open(), ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]);
         let (binding, hold) = match taken {
-            Ok(lease) => (lease.binding(), Hold::Own { _lease: Unshared::new(lease) }),
+            Ok(lease) => (lease.binding(), Hold::Own { lease: Unshared::new(lease) }),
             Err(denied) if denied.is_denied() => {
                 // The broker lends nothing for a port that others can have on the same interface.
                 bind_to_interface(&listener.as_fd(), ifindex)?;
@@ -119,9 +119,15 @@ impl Receiver {
         }
     }
 
-    /// Whether it is for memory of `kind`, and the interface is gone.
+    /// Whether it is for memory of `kind`, and the interface is gone. (What is our own knows in which network namespace.)
     pub(crate) fn is_left(&self, kind: Kind) -> bool {
-        self.kind == kind && Ethtool::open().is_ok_and(|ethtool| ethtool.ifname(self.ifindex).is_err())
+        let is_gone = || Ethtool::open().is_ok_and(|ethtool| ethtool.ifname(self.ifindex).is_err());
+        self.kind == kind
+            && match &*self.hold.lock() {
+                Some(Hold::Own { lease }) => !lease.get().is_there(),
+                Some(Hold::Lent { broker }) => !socket::is_open(broker.as_fd()) && is_gone(),
+                None => true,
+            }
     }
 
     /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.
@@ -213,6 +219,25 @@ fn both(denied: &dmverbs_netdev::Error, why: &NoLoan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mem::stub::Memory;
+
+    #[test]
+    fn only_what_nobody_has_any_more_is_left_by_an_interface_that_is_gone() {
+        let memory = Memory::new(1);
+        let kind = memory.device().kind();
+        let receiver = |ifindex| {
+            let (ours, broker) = socket::pair().unwrap();
+            let (listener, _) = socket::listen(None).unwrap();
+            (Receiver::of_no_queue(ifindex, memory.device(), ours, listener), broker)
+        };
+        let (there, broker) = receiver(Ethtool::open().unwrap().ifindex("lo").unwrap());
+        drop(broker);
+        assert!(!there.is_left(kind));
+        let (gone, broker) = receiver(i32::MAX as u32);
+        assert!(!gone.is_left(kind));
+        drop(broker);
+        assert!(gone.is_left(kind));
+    }
 
     #[test]
     fn half_of_the_memory_can_be_held() {
