@@ -127,5 +127,7 @@ mod tests {
         assert_eq!(code(Error::Fault), libc::EFAULT);
         assert_eq!(code(Error::Io(std::io::Error::from_raw_os_error(libc::EBADF))), libc::EBADF);
         assert_eq!(code(Error::Io(std::io::Error::other("x"))), libc::EIO);
+        assert_eq!(code(Error::Io(ErrorKind::OutOfMemory.into())), libc::ENOMEM);
+        assert_eq!(code(Error::Io(ErrorKind::PermissionDenied.into())), libc::EACCES);
     }
 }
