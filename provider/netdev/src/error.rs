@@ -21,11 +21,6 @@ impl Error {
         self.refusal.message.as_deref()
     }
 
-    /// What was attempted, as in "set the rings of eth0".
-    pub fn attempt(&self) -> &str {
-        &self.attempt
-    }
-
     /// Whether the interface, its driver or the kernel has no such thing.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.errno(), libc::EOPNOTSUPP | libc::ENOENT)

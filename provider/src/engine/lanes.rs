@@ -239,13 +239,35 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpStream};
     use std::os::fd::OwnedFd;
 
     use super::*;
     use crate::config::config;
     use crate::mem::stub::Memory;
     use crate::sys::epoll::Event;
+
+    #[test]
+    fn who_connects_without_end_does_not_keep_the_turn() {
+        let progress = Progress::new(config().unwrap()).unwrap();
+        let (listener, port) = socket::listen_alone(None).unwrap();
+        let (broker, _) = socket::pair().unwrap();
+        let receiver = Receiver::of_no_queue(1, Memory::new(1).device(), broker, listener);
+        progress.lanes.meeting.lock().receivers.push(Arc::new(receiver));
+        let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let mut clients: Vec<_> = (0..STRANGERS + 2).map(connect).collect();
+        let oldest = || progress.lanes.meeting.lock().strangers[0].1;
+
+        progress.lanes.accept(&progress, 0);
+        assert_eq!(progress.lanes.meeting.lock().strangers.len(), STRANGERS);
+        assert_eq!(oldest().port(), clients[0].local_addr().unwrap().port());
+
+        progress.lanes.accept(&progress, 0);
+        assert_eq!(progress.lanes.meeting.lock().strangers.len(), STRANGERS);
+        assert_eq!(oldest().port(), clients[2].local_addr().unwrap().port(), "two more: the two oldest are closed");
+        assert_eq!(clients[0].read(&mut [0]).unwrap(), 0);
+    }
 
     #[test]
     fn a_port_from_which_nothing_can_be_accepted_is_not_heard_for_a_moment() {

@@ -44,6 +44,31 @@ fn a_peer_can_have_more_regions_served_by_a_lane_than_are_remembered() {
 }
 
 #[test]
+fn a_peer_that_changes_its_mind_about_a_lane_costs_a_port_each_half_second_at_most() {
+    let (end, mut peer) = connected();
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    let mut offer = |challenge: u64| {
+        let rkey = challenge as u32;
+        peer.say(Frame { imm: port, rkey, addr: challenge, ..Frame::new(Op::LaneOffer) }, &[]);
+        // What is said after it is answered after it.
+        peer.say(write(0, 0, 0), &[]);
+        while peer.expect(Op::Ack).ack < challenge as u32 {}
+    };
+    let known = || lane_out(&end, |lane| lane.challenge);
+    offer(1);
+    offer(2);
+    assert_eq!(known(), Some(1), "it came too soon");
+    if let Some(lane) = end.conn.lock().link.as_mut().and_then(|link| link.lane_out.as_mut()) {
+        lane.begun = 0;
+    }
+    offer(3);
+    assert_eq!(known(), Some(3));
+    assert!((0..3).map(|_| listener.accept().is_ok()).eq([true, true, false]));
+}
+
+#[test]
 fn more_regions_can_be_served_by_a_lane_than_are_remembered() {
     let (end, mut peer) = connected();
     let memory = Memory::new(1);
