@@ -20,11 +20,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::{interrupt, wait};
+use crate::interrupt::{self, Made};
+use crate::wait;
 
 /// Two ends between which a server and a client talk.
 pub struct Net {
-    kind: Kind,
     server: Side,
     client: Side,
     // Dropped last: the sides only name the namespaces.
@@ -59,7 +59,7 @@ impl Net {
         let namespace = Namespace::create()?;
         namespace.ip(&["link set lo up"])?;
         let side = Side { namespace: namespace.name.clone(), interface: "lo", ipv4: "127.0.0.1", ipv6: "::1" };
-        Ok(Net { kind: Kind::Loopback, server: side.clone(), client: side, namespaces: vec![namespace] })
+        Ok(Net { server: side.clone(), client: side, namespaces: vec![namespace] })
     }
 
     /// Two namespaces joined by a veth pair, with an IPv4 and an IPv6 address each.
@@ -80,7 +80,7 @@ impl Net {
         for side in [&server, &client] {
             side.wait_for_link()?;
         }
-        Ok(Net { kind: Kind::Veth, server, client, namespaces: vec![one, two] })
+        Ok(Net { server, client, namespaces: vec![one, two] })
     }
 
     /// Makes a network of the kind.
@@ -89,11 +89,6 @@ impl Net {
             Kind::Loopback => Net::loopback(),
             Kind::Veth => Net::veth(),
         }
-    }
-
-    /// What joins the ends.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// The end that listens.
@@ -210,7 +205,7 @@ impl Namespace {
         }
         SWEEP.call_once(sweep);
         let name = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        interrupt::track(&name);
+        interrupt::track(&Made::Namespace(name.clone()));
         let namespace = Namespace { name };
         let made = Command::new("ip").args(["netns", "add", &namespace.name]).output().context("ip netns add")?;
         ensure!(made.status.success(), "ip netns add {}: {}", namespace.name, String::from_utf8_lossy(&made.stderr));
@@ -230,8 +225,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        remove(&self.name);
-        interrupt::forget(&self.name);
+        interrupt::remove(&Made::Namespace(self.name.clone()));
     }
 }
 

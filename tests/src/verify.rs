@@ -8,6 +8,7 @@ use std::{env, process};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::interrupt::{self, Made};
 use crate::pair::{Outcome, Pair};
 
 /// The buffers of a server and a client of one QP, with one message size.
@@ -28,6 +29,7 @@ impl Buffers {
         let path = |end| env::temp_dir().join(format!("dmverbs-{}-{number}-{end}", process::id()));
         let far = if program.starts_with("ib_send") { size.next_multiple_of(CACHE_LINE) } else { size };
         let buffers = Buffers { size, far, server: path("server"), client: path("client") };
+        buffers.files().iter().for_each(interrupt::track);
         for path in [&buffers.server, &buffers.client] {
             let file = File::create_new(path).with_context(|| path.display().to_string())?;
             // One buffer to send from and one to receive into; perftest rounds each up to cache lines.
@@ -56,6 +58,10 @@ impl Buffers {
         compare(&self.near(&self.server)?, &self.far(&self.client)?)
     }
 
+    fn files(&self) -> [Made; 2] {
+        [&self.server, &self.client].map(|path| Made::File(path.clone()))
+    }
+
     fn near(&self, path: &PathBuf) -> Result<Vec<u8>> {
         Ok(fs::read(path)?[..self.size].to_vec())
     }
@@ -67,9 +73,7 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        for path in [&self.server, &self.client] {
-            let _ = fs::remove_file(path);
-        }
+        self.files().iter().for_each(interrupt::remove);
     }
 }
 
