@@ -19,6 +19,8 @@ out=${TESTS_C_OUT:-$top/target/tests-c}
 prefix=${TESTS_C_PREFIX-$top/target/release/dmverbs run --}
 seconds=${TESTS_C_SECONDS:-60}
 
+# One at a time: what is built and printed lies there.
+mkdir -p "$out" && exec 9<"$out" && flock 9 || exit 1
 make --silent --directory="$here" OUT="$out" || exit 1
 
 if [ $# -gt 0 ]; then
@@ -42,7 +44,7 @@ passed=0 failed=0 skipped=0
 for name in "${names[@]}"; do
 	started=$EPOCHREALTIME
 	# The prefix is a command with its arguments, hence unquoted.
-	timeout --kill-after=5 "$seconds" $prefix "$out/$name" >"$out/$name.stdout" 2>"$out/$name.stderr" </dev/null
+	timeout --kill-after=5 "$seconds" $prefix "$out/$name" >"$out/$name.stdout" 2>"$out/$name.stderr" </dev/null 9<&-
 	status=$?
 	took=$(((${EPOCHREALTIME/[.,]/} - ${started/[.,]/}) / 1000))
 	if [ $status -eq 77 ]; then

@@ -8,7 +8,7 @@
 #include "rig.h"
 
 /* Ends that are never connected; those of the process that is stopped, and of the other. */
-enum { IDLE = 256, STOPPED = 32, GOING = 32, SIZE = 1 << 20 };
+enum { IDLE = 256, STOPPED = 33, GOING = 32, SIZE = 1 << 20 };
 
 static struct end idle[IDLE], stopped[STOPPED], going[GOING];
 static struct ibv_comp_channel *channel;
