@@ -139,13 +139,20 @@ impl<'a> Pair<'a> {
     /// perftest derives its figures from a short measurement of the processor's clock. When that is disturbed, it prints
     /// "inf" or 0 whatever the messages did; it is then run again.
     pub fn measure(&self, sizes: &[u64]) -> Result<(Outcome, Table)> {
+        let ((), outcome, table) = self.measure_since(sizes, || Ok(()))?;
+        Ok((outcome, table))
+    }
+
+    /// As [`measure`](Self::measure); also what `begin` gave before the run that counts.
+    pub fn measure_since<T>(&self, sizes: &[u64], begin: impl Fn() -> Result<T>) -> Result<(T, Outcome, Table)> {
         let mut attempt = 1;
         loop {
+            let begun = begin()?;
             let outcome = self.run()?;
             let table = outcome.table()?;
             if table.has_figures() || attempt == ATTEMPTS {
                 table.covers(sizes).with_context(|| outcome.client.to_string())?;
-                return Ok((outcome, table));
+                return Ok((begun, outcome, table));
             }
             attempt += 1;
         }

@@ -14,8 +14,6 @@ pub struct Table {
 pub struct Row {
     /// Bytes a message.
     pub size: u64,
-    /// Messages.
-    pub iterations: u64,
     /// What was measured.
     pub figures: Figures,
 }
@@ -32,14 +30,10 @@ pub enum Figures {
     },
     /// The `_lat` programs, in microseconds.
     Latency {
-        /// The fastest.
-        min: f64,
         /// The median.
         typical: f64,
         /// The mean.
         average: f64,
-        /// What 99 in 100 stay below.
-        p99: f64,
     },
 }
 
@@ -131,12 +125,9 @@ impl Kind {
             Kind::Bandwidth { unit } => {
                 Figures::Bandwidth { bytes_per_second: number(3)? * unit, messages_per_second: number(4)? * 1e6 }
             }
-            Kind::Latency => {
-                Figures::Latency { min: number(2)?, typical: number(4)?, average: number(5)?, p99: number(7)? }
-            }
+            Kind::Latency => Figures::Latency { typical: number(4)?, average: number(5)? },
         };
-        let whole = |at: usize| -> Result<u64> { Ok(words.get(at).context("too few columns")?.parse()?) };
-        Ok(Row { size: whole(0)?, iterations: whole(1)?, figures })
+        Ok(Row { size: words.first().context("too few columns")?.parse()?, figures })
     }
 }
 
@@ -178,8 +169,7 @@ Conflicting CPU frequency values detected: 2600.000000 != 3000.000000. CPU Frequ
         let table = Table::parse(LATENCY).unwrap();
 
         assert_eq!(table.rows.len(), 1);
-        let figures = Figures::Latency { min: 4.91, typical: 5.48, average: 5.57, p99: 7.16 };
-        assert_eq!(table.rows[0], Row { size: 2, iterations: 1000, figures });
+        assert_eq!(table.rows[0], Row { size: 2, figures: Figures::Latency { typical: 5.48, average: 5.57 } });
     }
 
     #[test]

@@ -8,10 +8,11 @@ mod plan;
 mod report;
 mod vm;
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dmverbs_tests::Net;
 use serde::Serialize;
 
@@ -44,9 +45,13 @@ pub struct Options {
 /// Measures, prints, and writes the JSON.
 pub fn run(options: &Options) -> Result<()> {
     setup::run(&[])?;
+    let json = options.json.as_ref().map(|path| File::create(path).with_context(|| path.display().to_string()));
+    let json = json.transpose()?;
     if options.vm {
-        return save(options, &vm::run(if options.quick { 1 } else { 5 })?);
+        return save(json, &vm::run(if options.quick { 1 } else { 5 })?);
     }
+    let plan: Vec<_> = plan::rows().into_iter().filter(|row| wanted(&row.name(), options)).collect();
+    ensure!(!plan.is_empty(), "no row has that in its name; there are:\n  {}", names().join("\n  "));
     build::release()?;
     build::baseline()?;
     let net = Net::loopback()?;
@@ -56,7 +61,6 @@ pub fn run(options: &Options) -> Result<()> {
     let mut machine = Machine::watch(&net)?;
     let rounds = if options.quick { 1 } else { 3 };
 
-    let plan: Vec<_> = plan::rows().into_iter().filter(|row| wanted(&row.name(), options)).collect();
     println!(
         "{} rows, {rounds} pairs each; loopback, {}, only raw TCP pinned.\n",
         plan.len(),
@@ -69,12 +73,15 @@ pub fn run(options: &Options) -> Result<()> {
         report.rows.push(measured);
     }
     println!("\n{}", report.summary());
-    save(options, &report)
+    save(json, &report)
 }
 
-fn save(options: &Options, report: &impl Serialize) -> Result<()> {
-    let Some(path) = &options.json else { return Ok(()) };
-    fs::write(path, serde_json::to_string_pretty(report)?).with_context(|| path.display().to_string())
+fn save(json: Option<File>, report: &impl Serialize) -> Result<()> {
+    json.map_or(Ok(()), |mut file| Ok(file.write_all(serde_json::to_string_pretty(report)?.as_bytes())?))
+}
+
+fn names() -> Vec<String> {
+    plan::rows().iter().map(plan::Row::name).collect()
 }
 
 fn wanted(name: &str, options: &Options) -> bool {

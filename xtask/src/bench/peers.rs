@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dmverbs_tests::perftest::Figures;
+use dmverbs_tests::perftest::{Figures, Table};
 use dmverbs_tests::process::{Running, run};
 use dmverbs_tests::{Net, Pair, programs, wait};
 use serde::Deserialize;
@@ -166,24 +166,17 @@ impl Participant {
 
     fn ours(&self, bench: &Bench, program: &str, options: &str, iterations: u64) -> Result<Figure> {
         let (_, table) = self.pair(bench, program, options, iterations).measure(&[self.size])?;
-        Ok(match table.rows[0].figures {
-            Figures::Bandwidth { bytes_per_second, messages_per_second } => Figure {
-                bytes_per_second: Some(bytes_per_second),
-                messages_per_second: Some(messages_per_second),
-                ..Figure::default()
-            },
-            Figures::Latency { typical, .. } => Figure { latency_us: Some(typical), ..Figure::default() },
-        })
+        Ok(figure(&table))
     }
 
     /// The processor time of a run, less that of a run that moves almost nothing: what the start costs.
     fn processor(&self, bench: &Bench, program: &str) -> Result<Figure> {
         let few = 5;
         let timed = |iterations| -> Result<(f64, Figure)> {
-            let before = machine::children()?;
             // -N: no search for the peak, which compares every two completions.
-            let figure = self.ours(bench, program, "-N", iterations)?;
-            Ok((machine::children()? - before, figure))
+            let pair = self.pair(bench, program, "-N", iterations);
+            let (before, _, table) = pair.measure_since(&[self.size], machine::children)?;
+            Ok((machine::children()? - before, figure(&table)))
         };
         let ((start, _), (whole, figure)) = (timed(few)?, timed(self.iterations)?);
         let gigabytes = (self.iterations - few) as f64 * self.size as f64 / 1e9;
@@ -240,6 +233,18 @@ impl Participant {
             let bytes_per_second = Some(numbers[5] * 1_048_576.0);
             Figure { bytes_per_second, messages_per_second: Some(numbers[7]), ..Figure::default() }
         })
+    }
+}
+
+/// What a table of one row says.
+fn figure(table: &Table) -> Figure {
+    match table.rows[0].figures {
+        Figures::Bandwidth { bytes_per_second, messages_per_second } => Figure {
+            bytes_per_second: Some(bytes_per_second),
+            messages_per_second: Some(messages_per_second),
+            ..Figure::default()
+        },
+        Figures::Latency { typical, .. } => Figure { latency_us: Some(typical), ..Figure::default() },
     }
 }
 

@@ -23,8 +23,8 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Run {
     bytes_per_second: f64,
-    /// Of all the machine's processors.
-    cpu_seconds_per_gb: f64,
+    /// Of all the machine's processors; perftest's start takes more than its traffic.
+    cpu_seconds_per_gb: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,11 +68,14 @@ impl Report {
             let (ours, theirs) = (rates(of)?, rates(to)?);
             ensure!(ours.len() == theirs.len(), "{of} and {to} ran {} and {} times", ours.len(), theirs.len());
             let value = |run: &Run| match figure {
-                Figure::Bandwidth => run.bytes_per_second,
+                Figure::Bandwidth => Some(run.bytes_per_second),
                 Figure::Processor => run.cpu_seconds_per_gb,
             };
-            let ratios = ours.iter().zip(theirs).map(|(a, b)| value(a) / value(b));
-            Ok(Ratio { of, to, figure, bound, ratio: Stats::of(ratios).context("no rounds")? })
+            let ratios: Option<Vec<f64>> = ours.iter().zip(theirs).map(|(a, b)| Some(value(a)? / value(b)?)).collect();
+            let ratio = ratios
+                .and_then(|ratios| Stats::of(ratios.into_iter()))
+                .with_context(|| format!("no figure of {of} or {to}"))?;
+            Ok(Ratio { of, to, figure, bound, ratio })
         };
         let ratios = COMPARISONS.iter().map(ratio).collect::<Result<_>>()?;
         Ok(Report { runs, ratios, notes })
@@ -82,12 +85,17 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (name, runs) in &self.runs {
-            let shown = |of: fn(&Run) -> f64| {
-                let Stats { median, min, max } = Stats::of(runs.iter().map(of)).expect("a name comes with a run");
-                format!("{median:.1} ({min:.1} … {max:.1})")
+            let shown = |of: fn(&Run) -> Option<f64>| {
+                let Stats { median, min, max } = Stats::of(runs.iter().filter_map(of))?;
+                Some(format!("{median:.1} ({min:.1} … {max:.1})"))
             };
-            let (rate, processor) = (shown(|run| run.bytes_per_second / 1e6), shown(|run| run.cpu_seconds_per_gb));
-            writeln!(f, "{name:<28} {rate:>24} MB/s {processor:>24} s/GB")?;
+            if let Some(rate) = shown(|run| Some(run.bytes_per_second / 1e6)) {
+                write!(f, "{name:<28} {rate:>24} MB/s")?;
+            }
+            if let Some(processor) = shown(|run| run.cpu_seconds_per_gb) {
+                write!(f, " {processor:>24} s/GB")?;
+            }
+            writeln!(f)?;
         }
         for note in &self.notes {
             writeln!(f, "{note}")?;
@@ -109,9 +117,13 @@ impl std::fmt::Display for Report {
 fn parse(line: &str) -> Option<(&str, Run)> {
     let mut fields = line.split('\t');
     let name = fields.next()?;
-    // perftest prints "inf" or 0 where it was disturbed as it measured the clock.
-    let mut number = || fields.next()?.parse().ok().filter(|&number: &f64| number.is_finite() && number > 0.0);
-    Some((name, Run { bytes_per_second: number()?, cpu_seconds_per_gb: number()? }))
+    let number = |field: &str| field.parse().ok().filter(|&number: &f64| number.is_finite() && number > 0.0);
+    let bytes_per_second = number(fields.next()?)?;
+    let cpu_seconds_per_gb = match fields.next() {
+        Some(field) => Some(number(field)?),
+        None => None,
+    };
+    Some((name, Run { bytes_per_second, cpu_seconds_per_gb }))
 }
 
 /// One name, another, and how a figure of the one divided by that of the other should be.
@@ -157,12 +169,14 @@ mod tests {
 
         let found = report.ratios.iter().find(|ratio| ratio.of == "softaccel to softaccel").unwrap();
         assert!((found.ratio.median - 4.0).abs() < 1e-9, "{found:?}");
-        assert_eq!(report.runs["iperf3, vhs"], [Run { bytes_per_second: 1e8, cpu_seconds_per_gb: 2.0 }]);
+        assert_eq!(report.runs["iperf3, vhs"], [Run { bytes_per_second: 1e8, cpu_seconds_per_gb: Some(2.0) }]);
     }
 
     #[test]
     fn what_is_no_run_is_refused() {
         assert!(Report::new("iperf3: error - unable to connect").is_err());
         assert!(Report::new("iperf3, vhs\t1e8\t2").is_err(), "the others are missing");
+        assert_eq!(parse("ib_write_bw, rxe\tinf"), None);
+        assert_eq!(parse("ib_write_bw, rxe\t2e7").map(|(_, run)| run.cpu_seconds_per_gb), Some(None));
     }
 }
