@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::root;
+use crate::{alone_in, root};
 
 /// Builds the command and its libraries as users get them.
 pub fn release() -> Result<()> {
@@ -43,9 +43,11 @@ pub fn baseline() -> Result<()> {
 
 /// Builds the programs of `tests/c` and `tests/devmem`.
 pub fn c_programs() -> Result<()> {
+    let root = root()?;
+    let _alone = alone_in(&root.join("target/tests-c"))?;
     for folder in ["tests/c", "tests/devmem"] {
         let status =
-            Command::new("make").arg("--silent").arg(format!("--directory={folder}")).current_dir(root()?).status();
+            Command::new("make").arg("--silent").arg(format!("--directory={folder}")).current_dir(&root).status();
         ensure!(status.context("make")?.success(), "the build of {folder} failed");
     }
     Ok(())

@@ -8,7 +8,7 @@ use dmverbs_tests::{Net, net, programs};
 use crate::build::cargo;
 use crate::regen;
 use crate::tally::Tally;
-use crate::test::{count, verdict};
+use crate::test::{count, skip, verdict};
 use crate::{build, root, vm};
 
 /// A group: its name, what it is about, and how it runs.
@@ -30,7 +30,7 @@ impl Group {
 
 /// All groups.
 pub const GROUPS: [Group; 11] = [
-    Group { name: "fmt", about: "the code is formatted", run: || verdict(cargo()?.args(["fmt", "--all", "--check"])) },
+    Group { name: "fmt", about: "the code is formatted", run: fmt },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
     Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
     Group { name: "deny", about: "licences, advisories and sources of the dependencies", run: deny },
@@ -52,19 +52,32 @@ pub fn names() -> [&'static str; GROUPS.len()] {
     GROUPS.map(|group| group.name)
 }
 
+fn fmt() -> Result<Tally> {
+    let mut tally = verdict(cargo()?.args(["fmt", "--all", "--check"]))?;
+    for manifest in OTHER_WORKSPACES {
+        tally += verdict(cargo()?.args(["fmt", "--check", "--manifest-path", manifest]))?;
+    }
+    Ok(tally)
+}
+
 fn clippy() -> Result<Tally> {
     let warnings = ["--", "-D", "warnings"];
     let mut tally = verdict(cargo()?.args(["clippy", "--quiet", "--workspace", "--all-targets"]).args(warnings))?;
-    // The fuzz targets are a workspace of their own. Nothing is linked: they need not have the fuzzer's library built.
-    tally += verdict(
-        cargo()?
-            .env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libFuzzer.a")
-            .args(["clippy", "--quiet", "--locked", "--manifest-path", "provider/proto/fuzz/Cargo.toml"])
-            .args(["--target-dir", "target/fuzz"])
-            .args(warnings),
-    )?;
+    for manifest in OTHER_WORKSPACES {
+        // Nothing is linked: the fuzz targets need not have the fuzzer's library built.
+        tally += verdict(
+            cargo()?
+                .env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libFuzzer.a")
+                .args(["clippy", "--quiet", "--locked", "--all-targets", "--manifest-path", manifest])
+                .args(["--target-dir", "target/fuzz"])
+                .args(warnings),
+        )?;
+    }
     Ok(tally)
 }
+
+/// What is built by itself.
+const OTHER_WORKSPACES: [&str; 2] = ["provider/proto/fuzz/Cargo.toml", "tests/loom/Cargo.toml"];
 
 fn bindings() -> Result<Tally> {
     let done = regen::run(true);
@@ -77,10 +90,13 @@ fn bindings() -> Result<Tally> {
 fn deny() -> Result<Tally> {
     let installed = cargo()?.args(["deny", "--version"]).output().is_ok_and(|asked| asked.status.success());
     if !installed {
-        println!("test cargo deny check ... ignored, cargo-deny is not installed (cargo install cargo-deny)");
-        return Ok(Tally { skipped: 1, ..Tally::default() });
+        return Ok(skip("cargo deny check", "cargo-deny is not installed (cargo install cargo-deny)"));
     }
-    verdict(cargo()?.args(["deny", "check"]))
+    let mut tally = verdict(cargo()?.args(["deny", "check"]))?;
+    for manifest in OTHER_WORKSPACES {
+        tally += verdict(cargo()?.args(["deny", "--manifest-path", manifest, "check"]))?;
+    }
+    Ok(tally)
 }
 
 fn unit() -> Result<Tally> {
@@ -93,7 +109,7 @@ fn unit() -> Result<Tally> {
 }
 
 fn sim() -> Result<Tally> {
-    count(cargo()?.args(["test", "--release", "--package=dmverbs-proto", "--test=sim"]))
+    count(cargo()?.args(["test", "--release", "--package=dmverbs-proto", "--test=sim", "--", "--show-output"]))
 }
 
 fn loom() -> Result<Tally> {

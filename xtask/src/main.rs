@@ -52,12 +52,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup => setup::run(&[]).map(|()| ExitCode::SUCCESS),
+        Command::Setup => setup::run(&vm::HOST).map(|()| ExitCode::SUCCESS),
         Command::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Command::Test { groups } => test::run(&groups),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Vm(options) => vm::run(&options),
-        Command::Regen { check } => regen::run(check).map(|()| ExitCode::SUCCESS),
+        Command::Regen { check } => setup::run(&[]).and_then(|()| regen::run(check)).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

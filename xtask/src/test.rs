@@ -46,6 +46,12 @@ pub fn verdict(command: &mut Command) -> Result<Tally> {
     Ok(Tally::one(status.success()))
 }
 
+/// One test that does not run here.
+pub fn skip(name: &str, why: &str) -> Tally {
+    println!("test {name} ... ignored, {why}");
+    Tally { skipped: 1, ..Tally::default() }
+}
+
 /// Runs a command that prints results, shows those that matter, logs them all, and counts.
 pub fn count(command: &mut Command) -> Result<Tally> {
     let mut child = command

@@ -8,14 +8,16 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{self, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use dmverbs_tests::programs;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::debian::Tree;
 use crate::tally::Tally;
-use crate::test::{count, verdict};
+use crate::test::{count, skip, verdict};
 use crate::{alone_in, build, debian, output, root, setup};
 
 /// What `cargo xtask vm` takes.
@@ -27,9 +29,9 @@ pub struct Options {
     /// A 7.3 that is built here, once and in about half an hour, with KASAN, lockdep, kmemleak and fault injection.
     #[arg(long, conflicts_with = "kernel")]
     debug_kernel: bool,
-    /// Seconds until the machine is stopped; 0 for never.
-    #[arg(long, default_value_t = 300)]
-    seconds: u32,
+    /// Seconds until the machine is stopped; 0 for never. 300 for a command, if not given.
+    #[arg(long)]
+    seconds: Option<u32>,
     /// A shell on this terminal instead of a command; without a time limit.
     #[arg(long, conflicts_with_all = ["command", "seconds"])]
     shell: bool,
@@ -58,9 +60,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let (command, seconds) = if options.shell {
         (SHELL.to_owned(), 0)
     } else if options.command.is_empty() {
-        (CHECK.to_owned(), 0)
+        (CHECK.to_owned(), options.seconds.unwrap_or(0))
     } else {
-        (options.command.join(" "), options.seconds)
+        (options.command.join(" "), options.seconds.unwrap_or(300))
     };
     let kernel = if options.debug_kernel { Kernel::Debug } else { options.kernel };
     let run = Run::prepare(kernel, &command, seconds)?;
@@ -72,6 +74,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         ensure!(status.success() || status.code() == Some(124), "qemu ended with {status}");
         Ok(())
     })?;
+    let Some(status) = status else { bail!("{}", run.lost()) };
     if status == NOT_READY {
         eprintln!("the console:\n{}", run.console());
     }
@@ -85,12 +88,16 @@ pub fn capture(command: &str, seconds: u32) -> Result<String> {
         let output = qemu.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("qemu-system-x86_64")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })?;
+    let Some(status) = status else { bail!("{}\nprinted:\n{printed}", run.lost()) };
     ensure!(status == 0, "{command} ended with status {status}:\n{printed}");
     Ok(printed)
 }
 
 /// Runs the tests of `kernel/vm/tests` on both kernels.
 pub fn test() -> Result<Tally> {
+    if let Err(why) = may_run() {
+        return Ok(skip("vm", &why.to_string()));
+    }
     let mut tally = Tally::default();
     for kernel in [Kernel::V7_3, Kernel::V6_12] {
         let run = Run::prepare(kernel, CHECK, TEST_SECONDS)?;
@@ -104,7 +111,28 @@ pub fn test() -> Result<Tally> {
 
 /// Runs the tests of `tests/devmem/cases`.
 pub fn test_devmem() -> Result<Tally> {
+    if let Err(why) = may_run() {
+        return Ok(skip("devmem", &why.to_string()));
+    }
     Run::prepare(Kernel::V7_3, "kernel/vm/check -C tests/devmem/cases", TEST_SECONDS)?.check()
+}
+
+fn may_run() -> Result<()> {
+    ensure!(geteuid().is_root(), "the virtual machine needs root, which makes the Debian in it");
+    Ok(())
+}
+
+/// Removes what machines left whose makers were killed.
+fn sweep(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(RUN)?.split_once('-')).map(|(pid, _)| pid);
+        if maker.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the style of the modules as the kernel's maintainers do.
@@ -142,13 +170,23 @@ struct Run {
 
 impl Run {
     fn prepare(kernel: Kernel, command: &str, seconds: u32) -> Result<Run> {
+        may_run()?;
         setup::run(&HOST)?;
         build::release()?;
+        let (built, seen) = (programs::dmverbs()?, root()?.join("target/release"));
+        ensure!(
+            built.starts_with(&seen),
+            "the virtual machine sees {}, and cargo builds {}: unset CARGO_TARGET_DIR, CARGO_BUILD_TARGET and the like",
+            seen.display(),
+            built.display()
+        );
         build::bindings()?;
         build::c_programs()?;
         let folder = root()?.join("target/vm");
         let machine = Machine::make(&folder, kernel)?;
-        let out = tempfile::Builder::new().prefix("run-").tempdir_in(&folder)?;
+        sweep(&folder)?;
+        let prefix = format!("{RUN}{}-", process::id());
+        let out = tempfile::Builder::new().prefix(&prefix).tempdir_in(&folder)?;
         fs::write(out.path().join("command"), command)?;
         for built in machine.build()? {
             fs::copy(&built, out.path().join(built.file_name().context("a file without a name")?))?;
@@ -156,12 +194,12 @@ impl Run {
         Ok(Run { machine, out, seconds })
     }
 
-    /// Boots it by `start`, which gets a command whose output is that of the command inside. Returns how that ended,
-    /// and what `start` returned.
+    /// Boots it by `start`, which gets a command whose output is that of the command inside. Returns how that ended, if
+    /// it has, and what `start` returned.
     ///
     /// An emulated processor may be late for the kernel's own timers, before anything of ours runs: so there are more
     /// tries for a machine that does not come up.
-    fn boot<T>(&self, mut start: impl FnMut(&mut Command) -> Result<T>) -> Result<(u8, T)> {
+    fn boot<T>(&self, mut start: impl FnMut(&mut Command) -> Result<T>) -> Result<(Option<u8>, T)> {
         let mut started = start(&mut self.qemu()?)?;
         for _ in 1..BOOTS {
             if self.out.path().join("up").exists() {
@@ -176,6 +214,11 @@ impl Run {
     /// Boots it for `kernel/vm/check`, and counts. One that ends early, or does not begin, has failed.
     fn check(&self) -> Result<Tally> {
         let (status, mut tally) = self.boot(count)?;
+        let Some(status) = status else {
+            println!("{}", self.lost());
+            tally.failed += 1;
+            return Ok(tally);
+        };
         if tally.is_empty() || (status != 0 && tally.failed == 0) {
             println!("the tests ended with status {status}; the console:\n{}", self.console());
             tally.failed += 1;
@@ -192,12 +235,16 @@ impl Run {
         String::from_utf8_lossy(&console).into_owned()
     }
 
-    /// How the command ended.
-    fn status(&self) -> Result<u8> {
-        let Ok(status) = fs::read_to_string(self.out.path().join("status")) else {
-            bail!("the command did not end within {} s; the console:\n{}", self.seconds, self.console());
-        };
-        status.trim().parse().with_context(|| format!("status {status:?}"))
+    /// How the command ended; nothing if the machine did before.
+    fn status(&self) -> Result<Option<u8>> {
+        let Ok(status) = fs::read_to_string(self.out.path().join("status")) else { return Ok(None) };
+        status.trim().parse().map(Some).with_context(|| format!("status {status:?}"))
+    }
+
+    /// What is to be said then.
+    fn lost(&self) -> String {
+        let limit = if self.seconds == 0 { String::new() } else { format!(" (it has {} s)", self.seconds) };
+        format!("the machine ended before the command did{limit}; the console:\n{}", self.console())
     }
 }
 
@@ -312,8 +359,9 @@ impl Machine {
             ]
         };
         let emulator = QEMU.unpack()?;
-        let mut qemu = Command::new("timeout");
-        qemu.arg("--foreground").arg(seconds.to_string());
+        // It ends with us, whoever ends us.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "TERM", "timeout", "--foreground"]).arg(seconds.to_string());
         qemu.args(debian::loader(&emulator)).arg(emulator.join("usr/bin/qemu-system-x86_64"));
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             qemu.arg("-L").arg(emulator.join(folder));
@@ -431,6 +479,9 @@ const INCLUDE: &str = "busybox-static,gcc,make,iproute2,ethtool,iperf3,kmod,proc
 
 /// What is run for a person.
 const SHELL: &str = "stty -F /dev/ttyS1 sane && setsid --ctty --wait bash -i <> /dev/ttyS1 >&0 2>&0";
+
+/// What the folders of running machines are called, before their maker's number and a hyphen.
+const RUN: &str = "run-";
 
 /// How often a machine is booted until it comes up.
 const BOOTS: usize = 3;
