@@ -84,14 +84,16 @@ static inline void *dmv_symbol(void **known, const char *name)
  * dmv_post_recv() - post a receive that names no buffer
  * @qp: where; in any state but RESET
  * @mr: says by its memory which device the message is for: a region of that memory, of the QP's protection domain and
- *	with IBV_ACCESS_LOCAL_WRITE. None of its bytes are touched. It stays registered until the receive completes.
+ *	with IBV_ACCESS_LOCAL_WRITE. If it is the host's, all of the message comes as DMV_IN_HOST. None of its bytes are
+ *	touched. It stays registered until the receive completes.
  * @length: a longer message fails as one that is too long for a buffer (IBV_WC_LOC_LEN_ERR)
  * @wr_id: for the completion, and the message
  *
  * It takes its turn among those of ibv_post_recv(3). A message that completes it with success by IBV_WC_RECV can be
  * taken; RDMA WRITE with immediate data uses it up without a message to take.
  *
- * Return: 0, or EINVAL (@mr is not of that kind, the QP is in RESET), ENOMEM (the receive queue is full), EOPNOTSUPP.
+ * Return: 0, or EINVAL (@qp or @mr is NULL, @mr is of another protection domain or has no IBV_ACCESS_LOCAL_WRITE, the QP is in
+ * RESET), ENOMEM (the receive queue is full), EOPNOTSUPP.
  */
 static inline int dmv_post_recv(struct ibv_qp *qp, struct ibv_mr *mr, uint32_t length, uint64_t wr_id)
 {

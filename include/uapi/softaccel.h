@@ -37,7 +37,7 @@ struct softaccel_info {
  * @fd: out: a dma-buf with close-on-exec; closing the last reference frees it
  * @reserved: zero
  *
- * Errors: EINVAL (size), ENOMEM (no room), EMFILE.
+ * Errors: EINVAL (size), ENOMEM (no room), EMFILE, EFAULT.
  */
 struct softaccel_alloc {
 	__u64 size;
@@ -75,7 +75,8 @@ struct softaccel_segment {
  * Offsets are checked before anything is copied. Errors: EINVAL (a segment
  * outside, a count, a descriptor of something else), E2BIG (too many segments),
  * EFAULT (the caller's memory; earlier bytes may have been copied), EBADF,
- * EINTR (a signal while a rate limit was waited for; likewise).
+ * EINTR (a signal while a rate limit was waited for, or one that kills;
+ * likewise), ENOMEM.
  */
 struct softaccel_copy {
 	__u64 segments;
@@ -92,7 +93,8 @@ struct softaccel_copy {
  * @fd: dma-buf of this device
  * @crc: out: CRC-32C (Castagnoli), as in RFC 3720
  *
- * Errors: EINVAL (a range outside, a descriptor of something else), EBADF.
+ * Errors: EINVAL (a range outside, a descriptor of something else), EBADF,
+ * EFAULT.
  */
 struct softaccel_sum {
 	__u64 offset;

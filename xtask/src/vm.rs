@@ -26,7 +26,8 @@ pub struct Options {
     /// Which of Debian's kernels to boot.
     #[arg(long, value_enum, default_value_t = Kernel::V7_3)]
     kernel: Kernel,
-    /// A 7.3 that is built here, once and in about half an hour, with KASAN, lockdep, kmemleak and fault injection.
+    /// A 7.3 that is built here, once and in about half an hour, with KASAN, lockdep, kmemleak, DMA-API debugging
+    /// and fault injection.
     #[arg(long, conflicts_with = "kernel")]
     debug_kernel: bool,
     /// Seconds until the machine is stopped; 0 for never. 300 for a command, if not given.
