@@ -65,6 +65,9 @@ pub fn rows() -> Vec<Trial> {
             rows.push(row(name, Kind::Veth, move |net| carry(net, program, options, 65537)));
         }
     }
+    rows.push(row("ib_write_bw that is told no device", Kind::Veth, |net| {
+        pair(net, "ib_write_bw").any_device().options("-s 4096 -n 5000").measure(&[4096]).map(drop)
+    }));
     rows.push(row("ib_write_bw to a server that sleeps outside verbs", Kind::Veth, |net| {
         // The server of ib_write_bw sleeps in a TCP read from its first byte to its last.
         measure(net, "ib_write_bw", "-s 4096 -n 5000", &[4096])

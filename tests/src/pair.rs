@@ -19,6 +19,7 @@ pub struct Pair<'a> {
     server_options: Vec<String>,
     client_options: Vec<String>,
     environment: Vec<(String, String)>,
+    names_device: bool,
     port: u16,
     limit: Duration,
 }
@@ -41,6 +42,7 @@ impl<'a> Pair<'a> {
             server_options: Vec::new(),
             client_options: Vec::new(),
             environment: Vec::new(),
+            names_device: true,
             port: DEFAULT_PORT,
             limit: DEFAULT_LIMIT,
         }
@@ -67,6 +69,12 @@ impl<'a> Pair<'a> {
     /// A variable of both ends' environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Without `-d`: the program takes what it finds first.
+    pub fn any_device(mut self) -> Self {
+        self.names_device = false;
         self
     }
 
@@ -160,7 +168,10 @@ impl<'a> Pair<'a> {
 
     fn command(&self, side: &Side, own: &[String], peer: Option<&str>) -> Result<Command> {
         let mut command = side.command(programs::dmverbs()?);
-        command.args(["run", "--", self.program, "-d", &side.device(), "-p", &self.port.to_string()]);
+        command.args(["run", "--", self.program, "-p", &self.port.to_string()]);
+        if self.names_device {
+            command.args(["-d", &side.device()]);
+        }
         command.args(&self.options).args(own).args(peer);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)

@@ -74,7 +74,8 @@ impl PortInfo {
     }
 }
 
-/// The devices of this network namespace, ordered by interface index.
+/// The devices of this network namespace, ordered by interface index; the loopback's is the last, as programs that are not
+/// told which to use take the first.
 ///
 /// # Errors
 /// The interfaces cannot be listed, or an environment variable makes no sense (its name is in the error).
@@ -83,7 +84,7 @@ pub fn devices() -> Result<Vec<Arc<Device>>, Error> {
     config.warn_of_unknown();
     let mut found = interface::interfaces()?;
     found.retain(|interface| interface.addresses.iter().any(|ip| gid_of(*ip).is_some()));
-    found.sort_by_key(|interface| interface.index);
+    found.sort_by_key(|interface| (interface.is_loopback(), interface.index));
     if let config::IfNames::Only(wanted) = &config.ifnames {
         for missing in wanted.iter().filter(|name| !found.iter().any(|interface| interface.name == **name)) {
             tracing::warn!("DMVERBS_IFNAMES names {missing}, which is no interface with an address");
@@ -253,13 +254,13 @@ mod tests {
 
         let found = devices().unwrap();
         let names: Vec<&str> = found.iter().map(|device| device.name()).collect();
-        assert_eq!(names, ["dmv_lo", "dmv_v0"], "v1 has no address, and v0:1 is only a label");
-        let v0 = &found[1];
+        assert_eq!(names, ["dmv_v0", "dmv_lo"], "v1 has no address, v0:1 is only a label, and lo is the last");
+        let v0 = &found[0];
         assert_eq!(v0.guid(), [0x00, 0x11, 0x22, 0xff, 0xfe, 0x33, 0x44, 0x55]);
         let gids: Vec<String> = v0.gids().unwrap().into_iter().map(|gid| gid.ip().to_string()).collect();
         assert_eq!(gids, ["10.9.0.1", "10.9.0.2", "fd00::9"], "IPv4 comes first");
         assert_eq!(v0.port(), PortInfo { active: false, mtu: 3000, speed_mbps: 10_000, gids: 3 });
-        assert!(found[0].port().is_active());
+        assert!(found[1].port().is_active());
 
         let mut links = Watch::new();
         ip("link set v1 up");

@@ -23,6 +23,11 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
+    /// Whether it leads to this machine only.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.flags & libc::IFF_LOOPBACK as u32 != 0
+    }
+
     /// Whether it is up with a carrier: what a link event of [`super::netlink`] calls running.
     pub(crate) fn is_running(&self) -> bool {
         let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
