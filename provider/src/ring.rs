@@ -257,6 +257,28 @@ impl<T: Copy> Ring<T> {
         Ok(())
     }
 
+    /// Drops queued items that are `unwanted`; the others keep their order.
+    pub(crate) fn discard(&self, unwanted: impl Fn(&T) -> bool) {
+        let mut producer = self.back.producer.lock();
+        let mut consumer = self.front.consumer.lock();
+        consumer.tail = producer.tail;
+        // From the youngest on, each that stays moves up to those that stayed before it.
+        let mut place = consumer.tail;
+        for i in 1..=consumer.queued() {
+            let at = consumer.tail.wrapping_sub(i);
+            // SAFETY: the item is queued, hence its slot was written; we hold both locks.
+            let item = unsafe { consumer.slots.read(at & consumer.mask) };
+            if !unwanted(&item) {
+                place = place.wrapping_sub(1);
+                // SAFETY: the slot is that of an item which has been read; we hold both locks.
+                unsafe { consumer.slots.write(place & consumer.mask, item) };
+            }
+        }
+        (consumer.head, producer.head) = (place, place);
+        // pairs with the Acquire in `make_room`
+        self.front.head.store(place, Ordering::Release);
+    }
+
     /// Learns what has been popped, and widens the window if another item needs it and the capacity lets it in.
     #[cold]
     #[inline(never)]
@@ -454,6 +476,24 @@ mod tests {
         let ring = ring(1);
         ring.notify(Notify::Solicited);
         assert_eq!(push(&ring, 0..2), Pushed { notify: true, overflowed: true });
+    }
+
+    #[test]
+    fn what_is_discarded_makes_room_and_the_rest_keeps_its_order() {
+        let ring = ring(100);
+        push(&ring, 0..70);
+        assert_eq!(pop(&ring, 40).len(), 40);
+        push(&ring, 70..130);
+        ring.discard(|item| item % 3 == 0);
+        push(&ring, 130..160);
+        let kept = (40..130).filter(|item| item % 3 != 0);
+        assert_eq!(pop(&ring, 200), kept.chain(130..160).collect::<Vec<_>>());
+        assert!(ring.is_empty() && !ring.is_dead());
+        ring.discard(|_| true);
+        push(&ring, 0..100);
+        ring.discard(|_| true);
+        assert!(ring.is_empty());
+        assert_eq!(push(&ring, 0..100), Pushed::default());
     }
 
     #[test]

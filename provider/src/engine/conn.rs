@@ -253,6 +253,12 @@ impl Conn {
         inner.engine.post_recv(wr.id, u32::try_from(len).unwrap_or(u32::MAX)).is_some()
     }
 
+    /// Nobody is to find what has completed and not been polled.
+    pub(crate) fn discard_completions(&self) {
+        self.send_cq.discard(self.qpn);
+        self.recv_cq.discard(self.qpn);
+    }
+
     /// Posts a receive whose message stays where it comes, for memory like that of `region`.
     pub(crate) fn post_recv_in_place(&self, inner: &mut Inner, id: u64, len: u32, region: &Arc<Region>) -> bool {
         if inner.engine.recv_room() == 0 {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, S
 use super::testing::{connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{AsyncEvent, QpModify, QpState, RecvWr, Sge};
+use crate::object::{AsyncEvent, Completion, Gid, Qp, QpModify, QpState, RecvWr, Sge};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::mman::Mapping;
 use crate::sys::socket;
@@ -247,6 +248,33 @@ fn a_queue_that_fails_while_it_drains_is_not_drained() {
     assert_eq!(end.wait().status, Status::RemAccess);
     until("the error state", || end.qp.state() == QpState::Err);
     assert_eq!(end.pd.context().claim_event(), None);
+}
+
+#[test]
+fn nobody_finds_what_a_queue_pair_completed_before_it_was_reset_or_destroyed() {
+    let (one, other) = (end(), end());
+    let recv = |id| RecvWr { id, sges: &[] };
+    let to = |qp: &Qp, state| qp.modify(&QpModify { state: Some(state), ..QpModify::default() }).unwrap();
+    let flushed = |count| {
+        one.connect(Gid::from(IpAddr::from(Ipv4Addr::new(127, 0, 0, 2))), 7);
+        one.qp.post_recv((0..count).map(recv)).unwrap();
+        to(&one.qp, QpState::Err);
+    };
+    flushed(3);
+    assert_eq!(one.wait().id, 0);
+    to(&one.qp, QpState::Reset);
+    // Of the queue pair after that, and of another, all is found.
+    flushed(1);
+    assert_eq!((one.wait().id, one.cq.poll(1, |_| ()).unwrap()), (0, 0));
+
+    to(&one.qp, QpState::Reset);
+    flushed(2);
+    one.cq.push(&mut None, [Completion { qpn: other.qp.num(), id: 9, ..one.wait() }]);
+    let (qp, cq) = (one.qp.clone(), one.cq.clone());
+    Qp::destroy(qp).unwrap();
+    let mut left = Vec::new();
+    cq.poll(8, |completion| left.push(completion.id)).unwrap();
+    assert_eq!(left, [9]);
 }
 
 #[test]

@@ -146,6 +146,11 @@ impl Cq {
         }
     }
 
+    /// Drops what a QP of this number has completed.
+    pub(crate) fn discard(&self, qpn: u32) {
+        self.ring.discard(|completion| completion.qpn == qpn);
+    }
+
     /// A queue of a QP, of so many requests, completes here from now on.
     pub(crate) fn attach(&self, requests: u32) {
         self.owed.fetch_add(requests as usize, Ordering::Relaxed);

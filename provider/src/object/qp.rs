@@ -145,6 +145,7 @@ impl Qp {
             let mut inner = self.conn.lock();
             self.conn.hang_up(&mut inner);
             self.conn.reset(&mut inner);
+            self.conn.discard_completions();
             return;
         }
         let mut inner = self.conn.lock();
@@ -317,7 +318,8 @@ impl Qp {
         if returned { Ok(()) } else { Err(Error::Invalid("no message that is taken has this handle")) }
     }
 
-    /// Ends it. Requests that are still outstanding never complete.
+    /// Ends it. Requests that are still outstanding never complete, and completions that have not been polled are dropped,
+    /// as by the providers of adapters: a program may have freed what they point to.
     ///
     /// # Errors
     /// None today; the signature is that of all verbs that destroy.
@@ -337,6 +339,7 @@ impl Qp {
             }
         }
         drop(turn);
+        conn.discard_completions();
         conn.progress.registry().release(conn);
         conn.pd.context().events().forget(conn.cookie);
         conn.send_cq.detach(conn.cap().send_wr);
@@ -348,13 +351,13 @@ impl Qp {
 
 fn granted(asked: &QpCap) -> Result<QpCap, Error> {
     let within = |asked: u32, most: u32, what: &'static str| {
-        if asked <= most { Ok(asked.max(1)) } else { Err(Error::Invalid(what)) }
+        if asked <= most { Ok(asked) } else { Err(Error::Invalid(what)) }
     };
     Ok(QpCap {
         send_wr: within(asked.send_wr, Limits::MAX_QP_WR, "max_send_wr is beyond the device's max_qp_wr")?,
         recv_wr: within(asked.recv_wr, Limits::MAX_QP_WR, "max_recv_wr is beyond the device's max_qp_wr")?,
-        send_sge: within(asked.send_sge, Limits::MAX_SGE, "max_send_sge is beyond the device's max_sge")?,
-        recv_sge: within(asked.recv_sge, Limits::MAX_SGE, "max_recv_sge is beyond the device's max_sge")?,
+        send_sge: within(asked.send_sge.max(1), Limits::MAX_SGE, "max_send_sge is beyond the device's max_sge")?,
+        recv_sge: within(asked.recv_sge.max(1), Limits::MAX_SGE, "max_recv_sge is beyond the device's max_sge")?,
         inline: if asked.inline <= Limits::MAX_INLINE {
             asked.inline
         } else {

@@ -14,6 +14,7 @@ pub(crate) const ALL: &[Model] = &[
     ("resizing_disturbs_nobody", resize),
     ("slots_are_reused_only_when_they_have_been_read", reuse),
     ("what_fitted_before_an_overflow_is_found", overflow),
+    ("what_is_discarded_is_gone_and_nothing_else_is", discard),
     ("what_is_left_where_there_is_no_room_comes_later", left),
     ("who_arms_and_then_polls_misses_nothing", arm_then_poll),
     ("two_pushes_tell_an_armed_consumer_once", told_once),
@@ -91,6 +92,19 @@ fn overflow() {
         assert_eq!(popped, [1, 2]);
     }
     assert_eq!(ring.push(&mut None, [4], MANY, |_| false), Pushed::default());
+}
+
+fn discard() {
+    let ring = ring(2);
+    push(&ring, &[1, 2]);
+    let discarder = beside(&ring, |ring| ring.discard(|item| *item == 1));
+    let producer = beside(&ring, |ring| ring.push(&mut None, [3], MANY, |_| false));
+    let mut popped = pop(&ring, 1);
+    discarder.join().unwrap();
+    let pushed = producer.join().unwrap();
+    popped.extend(pop(&ring, 4));
+    popped.retain(|item| *item != 1);
+    assert_eq!(popped, if pushed.overflowed { vec![2] } else { vec![2, 3] });
 }
 
 fn left() {
