@@ -26,11 +26,15 @@ static void access(void)
 {
 	struct end a, b;
 	struct ibv_mr *mr;
+	uint32_t lkey, rkey;
 
 	pair_make(&a, &b, &usual);
 	mr = ibv_reg_mr(b.pd, b.buf, SIZE, IBV_ACCESS_LOCAL_WRITE);
 	need(mr);
+	lkey = mr->lkey;
+	rkey = mr->rkey;
 	outcome("give the right to write", change(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, REMOTE));
+	yes("  peers that know it need not be told", mr->lkey == lkey && mr->rkey == rkey);
 	write_to(&a, "  write", mr, b.buf);
 	outcome("take it away", change(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, IBV_ACCESS_LOCAL_WRITE));
 	write_to(&a, "  write", mr, b.buf);

@@ -79,8 +79,6 @@ entry! {
         mr.rereg(new_pd.map(|pd| &**pd), range, access)?;
         // SAFETY: the structure lives, and a program must not use a region while it changes it.
         let c = unsafe { &mut *mr.c() };
-        (c.lkey, c.rkey) = (mr.lkey(), mr.rkey());
-        c.handle = c.lkey;
         if memory {
             (c.addr, c.length) = (addr, length);
         }
@@ -114,7 +112,7 @@ fn publish(pd: &Handle<PdClass>, addr: *mut c_void, length: usize, mr: Arc<objec
 }
 
 /// Unknown flags of the optional range are dropped, as ibv_reg_mr(3) allows; other unknown ones are refused.
-pub fn rights(access: c_uint) -> Result<Access, Errno> {
+fn rights(access: c_uint) -> Result<Access, Errno> {
     const OPTIONAL: u32 = 0x3ff0_0000;
     Access::from_bits(access & !OPTIONAL | access & OPTIONAL & Access::all().bits())
         .ok_or(Errno::invalid("`access` holds an unknown flag"))

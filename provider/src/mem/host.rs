@@ -9,12 +9,26 @@ use super::{PdId, Region, device, keys, needs_write};
 use crate::object::Error;
 use crate::sys::mman;
 
-/// Registers host memory, or that of a device whose addresses are also the program's.
+/// Registers what [`unkeyed`] makes.
+///
+/// # Errors
+/// As [`unkeyed`].
+pub(crate) fn register(addr: u64, len: u64, iova: u64, access: Access, pd: PdId) -> Result<Arc<Region>, Error> {
+    keys().insert(unkeyed(addr, len, iova, access, pd)?)
+}
+
+/// What makes a region, when it has a key, of host memory, or of that of a device whose addresses are also the program's.
 ///
 /// # Errors
 /// [`Error::Fault`] if it is not mapped with the rights that `access` needs, `EFAULT` if it ends before it should,
 /// [`Error::NotSupported`] for on-demand access where the system does not allow fault-safe copies.
-pub(crate) fn register(addr: u64, len: u64, iova: u64, access: Access, pd: PdId) -> Result<Arc<Region>, Error> {
+pub(crate) fn unkeyed(
+    addr: u64,
+    len: u64,
+    iova: u64,
+    access: Access,
+    pd: PdId,
+) -> Result<impl FnOnce(u32) -> Region, Error> {
     let on_demand = access.contains(Access::ON_DEMAND);
     let implicit = addr == 0 && len == u64::MAX;
     if implicit && !on_demand {
@@ -24,18 +38,19 @@ pub(crate) fn register(addr: u64, len: u64, iova: u64, access: Access, pd: PdId)
         return Err(Error::Invalid("the range runs past the end of the address space"));
     }
     let iova = if access.contains(Access::ZERO_BASED) { 0 } else { iova };
-    if !implicit
-        && len > 0
-        && let Some((device, offset)) = device::at(addr, len)?
-    {
-        return keys().insert(|key| Region::new(key, offset, len, iova, access, pd, Backing::Device(device)));
-    }
-    if on_demand && !mman::can_copy() {
-        return Err(Error::NotSupported);
-    }
-    if !on_demand && len > 0 {
-        mman::populate(addr, len, needs_write(access)).map_err(|_| Error::Fault)?;
-    }
-    let backing = if on_demand { Backing::OnDemand } else { Backing::Pinned };
-    keys().insert(|key| Region::new(key, addr, len, iova, access, pd, backing))
+    let device = if implicit || len == 0 { None } else { device::at(addr, len)? };
+    let (base, backing) = if let Some((device, offset)) = device {
+        (offset, Backing::Device(device))
+    } else if on_demand {
+        if !mman::can_copy() {
+            return Err(Error::NotSupported);
+        }
+        (addr, Backing::OnDemand)
+    } else {
+        if len > 0 {
+            mman::populate(addr, len, needs_write(access)).map_err(|_| Error::Fault)?;
+        }
+        (addr, Backing::Pinned)
+    };
+    Ok(move |key| Region::new(key, base, len, iova, access, pd, backing))
 }

@@ -41,6 +41,11 @@ impl KeyTable {
         Ok(region)
     }
 
+    /// Has this be the region under its key, in place of another.
+    pub(crate) fn replace(&self, region: &Arc<Region>) {
+        self.0.write().insert(region.key(), region.clone());
+    }
+
     #[inline]
     pub(crate) fn lookup(&self, key: u32) -> Option<Arc<Region>> {
         self.0.read().get(&key).cloned()

@@ -30,7 +30,7 @@ pub(crate) enum AccessError {
 ///
 /// # Invariants
 /// If it is pinned, `addr..addr + len` was mapped with the rights of `access` at registration, and its owner keeps it so
-/// until deregistration has returned (ibv_reg_mr(3)); nothing is copied once `live` is false.
+/// until deregistration has returned (README says so: here nobody keeps pages); nothing is copied once `live` is false.
 #[derive(Debug)]
 pub(crate) struct Region {
     key: u32,

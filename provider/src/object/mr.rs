@@ -67,7 +67,8 @@ impl Mr {
         self.lkey()
     }
 
-    /// Changes protection domain, memory or rights; the keys change. ibv_rereg_mr(3).
+    /// Changes protection domain, memory or rights; the keys stay. What has been posted with them before fails.
+    /// ibv_rereg_mr(3).
     ///
     /// # Errors
     /// As [`Mr::register`]; [`Error::NotSupported`] for a dma-buf. The region is then as it was.
@@ -84,11 +85,13 @@ impl Mr {
             Some((addr, len)) => (addr, len, addr),
             None => (old.base(), old.len(), old.iova()),
         };
-        let new = mem::register(addr, len, iova, access, pd.id())?;
+        let new = Arc::new(mem::unkeyed(addr, len, iova, access, pd.id())?(old.key()));
+        old.revoke();
+        mem::keys().replace(&new);
+        old_pd.context().progress().quiesce(old);
         prepare(&pd, &new);
         pd.attach();
-        let (old_pd, old) = std::mem::replace(&mut *inner, (pd, new));
-        revoke(&old_pd, &old);
+        let (old_pd, _) = std::mem::replace(&mut *inner, (pd, new));
         old_pd.detach();
         Ok(())
     }
