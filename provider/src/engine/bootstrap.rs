@@ -42,6 +42,7 @@ pub(crate) struct Peer {
     pub(crate) rq_psn: u32,
     pub(crate) rnr_timer: Tick,
     pub(crate) max_dest_rd_atomic: u8,
+    pub(crate) traffic_class: u8,
     /// Interface index, which a link-local address needs.
     pub(crate) ifindex: u32,
 }
@@ -308,6 +309,7 @@ impl Turn {
             let peer = inner.peer.ok_or(io::ErrorKind::NotConnected)?;
             let credit = inner.engine.credit();
             drop(inner);
+            socket::traffic_class(pending.socket.as_fd(), peer.traffic_class);
             send_hello(&pending.socket, &peer.hello(conn.qpn, credit))?;
             *told = Some(credit);
             pending.deadline = time::now() + ANSWER_TIME;
@@ -374,6 +376,7 @@ impl Turn {
             // It knows the dialler from before, and has to be reset first: until then it is as good as not there.
             return reject(&socket, hello, Verdict::NotThere);
         }
+        socket::traffic_class(socket.as_fd(), peer.traffic_class);
         match send_hello(&socket, &ours) {
             Ok(()) => self.attach(&conn, Stream::duplex(socket), hello, credit),
             Err(e) => tracing::debug!(error = %e, "a dialler went away"),

@@ -299,6 +299,7 @@ impl Conn {
             // The kernel sends from device memory only by the interface that it is bound to, whatever routes prefer.
             let socket = socket::connect(peer.address(port), Some(peer.local_gid.ip()), Some(peer.ifindex))?;
             socket::keep_alive(socket.as_fd())?;
+            socket::traffic_class(socket.as_fd(), peer.traffic_class);
             devmem::enable_zerocopy(socket.as_fd())?;
             let mut stream = Stream::duplex(socket);
             stream.register(self.progress.epoll(), self.lane_token(LANE_OUT))?;

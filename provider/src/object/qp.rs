@@ -133,6 +133,7 @@ impl Qp {
             rq_psn: attr.rq_psn,
             rnr_timer: rnr_timer(attr.min_rnr_timer),
             max_dest_rd_atomic: attr.max_dest_rd_atomic,
+            traffic_class: attr.ah.traffic_class,
             ifindex: device.ifindex(),
         })
     }

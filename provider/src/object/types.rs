@@ -137,7 +137,7 @@ pub struct AhAttr {
     pub flow_label: u32,
     /// Hop limit, kept for ibv_query_qp(3).
     pub hop_limit: u8,
-    /// Traffic class.
+    /// Traffic class of what is sent to the peer.
     pub traffic_class: u8,
     /// Service level, kept for ibv_query_qp(3).
     pub sl: u8,

@@ -266,6 +266,14 @@ pub(crate) fn nodelay(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
+/// What is sent has this IPv4 type of service, or IPv6 traffic class; ip(7), ipv6(7). A socket that is of no network has none.
+pub(crate) fn traffic_class(socket: BorrowedFd<'_>, class: u8) {
+    if class != 0 {
+        let _ = set_option(socket, libc::IPPROTO_IP, libc::IP_TOS, class.into());
+        let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class.into());
+    }
+}
+
 /// A connection on which nothing moves is probed after 10 s, and given up 30 s later if the peer's host is gone: who
 /// waits for a receive of the peer, for ever if need be, has no deadline of its own. A peer that is only slow or
 /// stopped answers probes.
@@ -493,6 +501,31 @@ mod tests {
         let epoll = Epoll::new().unwrap();
         epoll.add(socket.as_fd(), 0, interest).unwrap();
         assert_eq!(epoll.wait(&mut [Event::default()], Some(Duration::from_secs(10))).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_sent_has_the_traffic_class_of_its_family() {
+        let (listener, port) = listen(None).unwrap();
+        let option = |socket: &Socket, level, option| {
+            let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+            let (fd, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
+            // SAFETY: `value` and `len` are writable.
+            check(unsafe { libc::getsockopt(fd, level, option, to, &raw mut len) }).map(|_| value)
+        };
+        let v4 = connect((std::net::Ipv4Addr::LOCALHOST, port).into(), None, None).unwrap();
+        traffic_class(v4.as_fd(), 104);
+        assert_eq!(option(&v4, libc::IPPROTO_IP, libc::IP_TOS).unwrap(), 104);
+        // One that is accepted is of IPv6, whatever the peer's address.
+        wait(&listener, Interest::READ);
+        let (accepted, _) = accept(listener.as_fd()).unwrap().unwrap();
+        traffic_class(accepted.as_fd(), 104);
+        for (level, name) in [(libc::IPPROTO_IP, libc::IP_TOS), (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)] {
+            assert!(option(&accepted, level, name).is_ok_and(|class| class == 104) || !is_v6(&listener));
+        }
+    }
+
+    fn is_v6(socket: &Socket) -> bool {
+        local_address(socket.as_fd()).unwrap().is_ipv6()
     }
 
     #[test]
