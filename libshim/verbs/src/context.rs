@@ -1,7 +1,9 @@
 //! Opened devices, and the function tables that verbs.h's inline functions go through.
 
 use std::ffi::c_int;
+use std::fs::File;
 use std::mem::offset_of;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use dmverbs_ffi::{Class, Errno, Handle, MinusOne, Own, Ptr, entry};
@@ -31,6 +33,8 @@ pub type Context = Handle<ContextClass>;
 #[derive(Debug)]
 pub struct Opened {
     context: Arc<object::Context>,
+    /// What programs find as `cmd_fd`: a file of which every command fails.
+    _commands: File,
 }
 
 impl Opened {
@@ -49,6 +53,7 @@ entry! {
     /// ibv_open_device(3)
     pub fn ibv_open_device(device: &Handle<DeviceClass>) -> Ptr<ibv_context> {
         let context = object::Context::open(&device.latest()).map_err(|e| Errno::from(e).loud())?;
+        let commands = File::open("/dev/null").map_err(|e| Errno::from(object::Error::Io(e)))?;
         let mut new = Context::reserve();
         let c = new.c();
         c.sz = size_of::<verbs_context>();
@@ -59,13 +64,12 @@ entry! {
         let c = &mut c.context;
         c.device = device.seen();
         c.ops = OPS;
-        // There is no command file; a program that asks gets what a closed one has.
-        c.cmd_fd = -1;
+        c.cmd_fd = commands.as_raw_fd();
         c.async_fd = context.async_fd();
         c.num_comp_vectors = COMP_VECTORS;
         // __VERBS_ABI_IS_EXTENDED: a verbs_context is around this ibv_context.
         c.abi_compat = std::ptr::without_provenance_mut(usize::MAX);
-        Ok(new.commit(Opened { context }))
+        Ok(new.commit(Opened { context, _commands: commands }))
     }
 
     /// ibv_open_device(3)

@@ -170,6 +170,7 @@ fn device_attributes(device: &Device) -> ibv_device_attr {
     let mut attr = ibv_device_attr {
         node_guid: u64::from_ne_bytes(device.guid()),
         sys_image_guid: u64::from_ne_bytes(device.guid()),
+        vendor_id: NO_VENDOR,
         max_mr_size: u64::MAX,
         // Any page size will do: every bit from 4 KiB up.
         page_size_cap: !0xfff,
@@ -259,6 +260,8 @@ const COMPAT_PORT_ATTR: usize = 48;
 const DEFAULT_PKEY: u16 = 0xffff;
 /// 4.096 µs · 2^15 ≈ 134 ms: what a sleeping peer's scheduler may add.
 const ACK_DELAY: u8 = 15;
+/// What programs do not take for an adapter that they know.
+const NO_VENDOR: u32 = 0xff_ffff;
 const PHYS_DISABLED: u8 = 3;
 const PHYS_LINK_UP: u8 = 5;
 /// `enum ibv_gid_type_sysfs`, which knows only RoCE v1 (with InfiniBand) and v2.
