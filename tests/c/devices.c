@@ -3,6 +3,7 @@
 #include "rig.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <string.h>
 
 static void list_devices(void)
@@ -37,6 +38,7 @@ static void open_device(void)
 	yes("there is a completion vector", device->num_comp_vectors >= 1);
 	yes("a device opens twice", second != NULL && second != device);
 	yes("with an event descriptor each", second && second->async_fd >= 0 && second->async_fd != device->async_fd);
+	yes("and a command descriptor", second && fcntl(second->cmd_fd, F_GETFD) >= 0);
 	outcome("close the second", second ? ibv_close_device(second) : EINVAL);
 }
 
@@ -48,6 +50,7 @@ static void limits(void)
 	memset(&attr, 0xa5, sizeof(attr));
 	memset(&more, 0xa5, sizeof(more));
 	outcome("query_device", ibv_query_device(device, &attr));
+	yes("a vendor", attr.vendor_id != 0);
 	yes("the GUID is the list's", attr.node_guid == ibv_get_device_guid(device->device));
 	yes("one port", attr.phys_port_cnt == 1);
 	yes("room for objects", attr.max_qp > 0 && attr.max_cq > 0 && attr.max_mr > 0 && attr.max_pd > 0);
