@@ -130,7 +130,8 @@ fn sweep(folder: &Path) -> Result<()> {
         let name = entry.file_name();
         let maker = name.to_str().and_then(|name| name.strip_prefix(RUN)?.split_once('-')).map(|(pid, _)| pid);
         if maker.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
-            fs::remove_dir_all(entry.path())?;
+            // Somebody else may be about to.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
     Ok(())
