@@ -20,6 +20,8 @@ use crate::transport::Binding;
 
 /// Where the peer is.
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// That of the address handle.
+pub(super) const TRAFFIC_CLASS: u8 = 104;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +58,7 @@ impl End {
         let to_init = QpModify { state, pkey_index: Some(0), port: Some(1), access, ..QpModify::default() };
         let to_rtr = QpModify {
             state: Some(QpState::Rtr),
-            ah: Some(AhAttr { dgid, port: 1, ..AhAttr::default() }),
+            ah: Some(AhAttr { dgid, port: 1, traffic_class: TRAFFIC_CLASS, ..AhAttr::default() }),
             path_mtu: Some(5),
             dest_qpn: Some(dest_qpn),
             rq_psn: Some(0),

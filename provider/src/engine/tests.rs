@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
 
-use super::testing::{connected, end, until, write};
+use super::testing::{TRAFFIC_CLASS, connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
 use crate::object::{AsyncEvent, Completion, Gid, Qp, QpModify, QpState, RecvWr, Sge};
@@ -26,6 +26,17 @@ fn what_comes_in_band_for_memory_of_a_device_is_put_there() {
     peer.say(write(10, region.key(), bytes.len()), &bytes);
     assert_eq!(peer.expect(Op::Ack).ack, 1);
     assert_eq!(memory.bytes()[10..110], bytes);
+}
+
+#[test]
+fn a_stream_and_a_lane_have_the_traffic_class_of_the_address_handle() {
+    let (end, mut peer) = connected();
+    let _lane = peer.open_lane([1]);
+    let inner = end.conn.lock();
+    let link = inner.link.as_ref().unwrap();
+    for stream in [&link.stream, &link.lane_out.as_ref().unwrap().stream] {
+        assert_eq!(socket::option(stream.tx(), libc::IPPROTO_IP, libc::IP_TOS).unwrap(), i32::from(TRAFFIC_CLASS));
+    }
 }
 
 #[test]

@@ -308,6 +308,15 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, v
         .map(drop)
 }
 
+/// What an option is.
+#[cfg(test)]
+pub(crate) fn option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
+    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, to) = (socket.as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: `value` and `len` are writable.
+    check(unsafe { libc::getsockopt(fd, level, option, to, &raw mut len) }).map(|_| value)
+}
+
 /// Bytes that may wait in all TCP sockets of the machine together before the kernel holds them back: a sixteenth of the
 /// memory, unless tcp_mem (tcp(7)) was changed, which is not seen in every network namespace.
 pub(crate) fn memory() -> u64 {
@@ -506,21 +515,15 @@ mod tests {
     #[test]
     fn what_is_sent_has_the_traffic_class_of_its_family() {
         let (listener, port) = listen(None).unwrap();
-        let option = |socket: &Socket, level, option| {
-            let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-            let (fd, to) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
-            // SAFETY: `value` and `len` are writable.
-            check(unsafe { libc::getsockopt(fd, level, option, to, &raw mut len) }).map(|_| value)
-        };
         let v4 = connect((std::net::Ipv4Addr::LOCALHOST, port).into(), None, None).unwrap();
         traffic_class(v4.as_fd(), 104);
-        assert_eq!(option(&v4, libc::IPPROTO_IP, libc::IP_TOS).unwrap(), 104);
+        assert_eq!(option(v4.as_fd(), libc::IPPROTO_IP, libc::IP_TOS).unwrap(), 104);
         // One that is accepted is of IPv6, whatever the peer's address.
         wait(&listener, Interest::READ);
         let (accepted, _) = accept(listener.as_fd()).unwrap().unwrap();
         traffic_class(accepted.as_fd(), 104);
         for (level, name) in [(libc::IPPROTO_IP, libc::IP_TOS), (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)] {
-            assert!(option(&accepted, level, name).is_ok_and(|class| class == 104) || !is_v6(&listener));
+            assert!(option(accepted.as_fd(), level, name).is_ok_and(|class| class == 104) || !is_v6(&listener));
         }
     }
 
