@@ -36,7 +36,9 @@ static void access(void)
 	outcome("give the right to write", change(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, REMOTE));
 	yes("  peers that know it need not be told", mr->lkey == lkey && mr->rkey == rkey);
 	write_to(&a, "  write", mr, b.buf);
-	outcome("take it away", change(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, IBV_ACCESS_LOCAL_WRITE));
+	/* Without its flag nobody looks at the domain. */
+	outcome("take it away",
+		change(mr, IBV_REREG_MR_CHANGE_ACCESS, (struct ibv_pd *)&lkey, NULL, 0, IBV_ACCESS_LOCAL_WRITE));
 	write_to(&a, "  write", mr, b.buf);
 	need(ibv_dereg_mr(mr) == 0);
 	pair_drop(&a, &b);

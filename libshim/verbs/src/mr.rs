@@ -55,7 +55,7 @@ entry! {
 
     /// ibv_rereg_mr(3): any failure leaves the region as it was, which is IBV_REREG_MR_ERR_INPUT, −1.
     pub fn ibv_rereg_mr(
-        mr: &Mr, flags: c_int, pd: Option<&Pd>, addr: *mut c_void, length: usize, access: c_int,
+        mr: &Mr, flags: c_int, pd: *mut ibv_pd, addr: *mut c_void, length: usize, access: c_int,
     ) -> MinusOne {
         let flags = flags.cast_unsigned();
         if flags == 0 || flags & !IBV_REREG_MR_FLAGS_SUPPORTED != 0 {
@@ -67,12 +67,8 @@ entry! {
         if flags & IBV_REREG_MR_CHANGE_ACCESS == 0 && access != 0 {
             return Err(Errno::invalid("`access` is given without IBV_REREG_MR_CHANGE_ACCESS"));
         }
-        let new_pd = (flags & IBV_REREG_MR_CHANGE_PD != 0).then_some(pd);
-        let new_pd = match new_pd {
-            Some(None) => return Err(Errno::misuse("`pd` is NULL")),
-            Some(pd) => pd,
-            None => None,
-        };
+        // pyverbs gives an address that is no protection domain's where it gives none.
+        let new_pd = if flags & IBV_REREG_MR_CHANGE_PD != 0 { Some(Pd::find(pd, "pd")?) } else { None };
         let memory = flags & IBV_REREG_MR_CHANGE_TRANSLATION != 0;
         let access = if flags & IBV_REREG_MR_CHANGE_ACCESS != 0 { Some(rights(access.cast_unsigned())?) } else { None };
         let range = memory.then_some((addr.addr() as u64, length as u64));
