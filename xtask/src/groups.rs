@@ -9,7 +9,7 @@ use crate::build::cargo;
 use crate::regen;
 use crate::tally::Tally;
 use crate::test::{count, skip, verdict};
-use crate::{build, root, vm};
+use crate::{build, pyverbs, root, vm};
 
 /// A group: its name, what it is about, and how it runs.
 pub struct Group {
@@ -29,7 +29,7 @@ impl Group {
 }
 
 /// All groups.
-pub const GROUPS: [Group; 11] = [
+pub const GROUPS: [Group; 12] = [
     Group { name: "fmt", about: "the code is formatted", run: fmt },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
     Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
@@ -42,6 +42,7 @@ pub const GROUPS: [Group; 11] = [
         run: loom,
     },
     Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
+    Group { name: "pyverbs", about: "rdma-core's own tests against the drop-in library", run: pyverbs::run },
     Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
     Group { name: "vm", about: "the kernel modules, and what needs them, in a virtual machine", run: vm::test },
     Group { name: "devmem", about: "memory of devices under verbs, in the virtual machine", run: vm::test_devmem },

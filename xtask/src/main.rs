@@ -5,6 +5,7 @@ mod build;
 mod debian;
 mod demo;
 mod groups;
+mod pyverbs;
 mod regen;
 mod setup;
 mod tally;
