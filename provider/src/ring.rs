@@ -7,7 +7,7 @@
 //! Memory is reserved for the whole capacity, yet only a window of it is used, as large as the queue has ever been
 //! full: a deep queue that never fills stays in the cache, and its untouched pages cost nothing.
 
-use std::collections::TryReserveError;
+use std::collections::{TryReserveError, VecDeque};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -53,8 +53,9 @@ struct Producer<T> {
 #[repr(align(128))]
 struct Front<T> {
     consumer: Mutex<Consumer<T>>,
-    /// Items ever popped.
+    /// Items ever popped or discarded, and those that were discarded.
     head: AtomicUsize,
+    discarded: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -84,6 +85,23 @@ pub(crate) struct Pushed {
     pub(crate) notify: bool,
     /// It was the first that did not fit: the ring is dead, and what did not fit is lost.
     pub(crate) overflowed: bool,
+    /// What was added.
+    pub(crate) run: Run,
+}
+
+/// Items that one push has added.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Run {
+    /// Items pushed and not discarded when the last of them had been.
+    end: usize,
+    len: usize,
+}
+
+/// What was pushed for somebody, as far as it may still be queued.
+#[derive(Debug, Default)]
+pub(crate) struct Unpopped {
+    runs: VecDeque<Run>,
+    len: usize,
 }
 
 /// Why a ring keeps its size.
@@ -108,7 +126,7 @@ impl<T: Copy> Ring<T> {
         let producer = Producer { slots, mask, tail: 0, head: 0, capacity, notify: Notify::Never };
         Ok(Ring {
             back: Back { producer: Mutex::new(producer), tail: AtomicUsize::new(0), dead: AtomicBool::new(false) },
-            front: Front { consumer: Mutex::new(consumer), head: AtomicUsize::new(0) },
+            front: Front { consumer: Mutex::new(consumer), head: AtomicUsize::new(0), discarded: AtomicUsize::new(0) },
         })
     }
 
@@ -124,22 +142,14 @@ impl<T: Copy> Ring<T> {
         self.back.dead.load(Ordering::Acquire)
     }
 
-    /// Adds all items, in order, or as many as fit; a dead ring takes none. What was `left` before comes first. Where no
-    /// more than `owed` items can be waiting for their turn, and these would all fit, the ring does not overflow: the first
-    /// that finds no room is `left`, and those behind it are not asked for.
+    /// Adds all items, in order, or as many as fit; a dead ring takes none.
     ///
     /// The iterator runs under the producers' lock, but for its first item; without one, nothing is locked.
     #[inline]
-    pub(crate) fn push(
-        &self,
-        left: &mut Option<T>,
-        items: impl IntoIterator<Item = T>,
-        owed: usize,
-        solicited: impl Fn(&T) -> bool,
-    ) -> Pushed {
+    pub(crate) fn push(&self, items: impl IntoIterator<Item = T>, solicited: impl Fn(&T) -> bool) -> Pushed {
         let mut locked = None;
-        let (mut added, mut any_solicited, mut overflowed) = (false, false, false);
-        for item in left.take().into_iter().chain(items) {
+        let (mut added, mut any_solicited, mut overflowed) = (0, false, false);
+        for item in items {
             let producer = locked.get_or_insert_with(|| self.back.producer.lock());
             if overflowed || self.back.dead.load(Ordering::Relaxed) {
                 continue;
@@ -147,15 +157,11 @@ impl<T: Copy> Ring<T> {
             if !producer.has_room() {
                 self.make_room(producer);
                 if !producer.has_room() {
-                    if owed <= producer.capacity {
-                        *left = Some(item);
-                        break;
-                    }
                     overflowed = true;
                     continue;
                 }
             }
-            (added, any_solicited) = (true, any_solicited || solicited(&item));
+            (added, any_solicited) = (added + 1, any_solicited || solicited(&item));
             // SAFETY:
             // - Fewer than `mask + 1` slots are in use: `has_room`.
             // - The slot is ours: its item is not queued, and we hold the producers' lock.
@@ -175,12 +181,14 @@ impl<T: Copy> Ring<T> {
         let notify = match producer.notify {
             Notify::Never => false,
             Notify::Solicited => overflowed || any_solicited,
-            Notify::Next => overflowed || added,
+            Notify::Next => overflowed || added > 0,
         };
         if notify {
             producer.notify = Notify::Never;
         }
-        Pushed { notify, overflowed }
+        // Relaxed: who discards has the producers' lock.
+        let end = producer.tail.wrapping_sub(self.front.discarded.load(Ordering::Relaxed));
+        Pushed { notify, overflowed, run: Run { end, len: added } }
     }
 
     /// Asks that the next push be told of, or the next solicited one; gives what was asked before. Asking for less
@@ -234,6 +242,19 @@ impl<T: Copy> Ring<T> {
         unsafe { &*(written as *const [T]) }
     }
 
+    /// How many of these are still queued. Where others were discarded since, some may count that are not, but none does
+    /// in an empty ring.
+    fn queued_of(&self, run: Run) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        // pairs with the Release in `discard`: of `head` and `discarded`, the latter is no older
+        let head = self.front.head.load(Ordering::Acquire);
+        let popped = head.wrapping_sub(self.front.discarded.load(Ordering::Relaxed));
+        let queued = run.end.wrapping_sub(popped).cast_signed().max(0).cast_unsigned();
+        queued.min(run.len)
+    }
+
     /// Changes the capacity.
     pub(crate) fn resize(&self, capacity: usize) -> Result<(), ResizeError> {
         let mut producer = self.back.producer.lock();
@@ -274,8 +295,12 @@ impl<T: Copy> Ring<T> {
                 unsafe { consumer.slots.write(place & consumer.mask, item) };
             }
         }
+        let dropped = place.wrapping_sub(consumer.head);
         (consumer.head, producer.head) = (place, place);
-        // pairs with the Acquire in `make_room`
+        // Relaxed: it changes under both locks.
+        let before = self.front.discarded.load(Ordering::Relaxed);
+        self.front.discarded.store(before.wrapping_add(dropped), Ordering::Relaxed);
+        // pairs with the Acquire in `make_room` and `queued_of`
         self.front.head.store(place, Ordering::Release);
     }
 
@@ -303,6 +328,37 @@ impl<T: Copy> Ring<T> {
             }
         }
         (producer.mask, consumer.mask) = (mask, mask);
+    }
+}
+
+impl Unpopped {
+    /// These have been pushed.
+    #[inline]
+    pub(crate) fn add(&mut self, run: Run) {
+        if run.len > 0 {
+            self.runs.push_back(run);
+            self.len += run.len;
+        }
+    }
+
+    /// How many there are at most, by what was known at the last `update`.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Learns what has been popped of the ring that all of it was pushed into.
+    #[cold]
+    pub(crate) fn update<T: Copy>(&mut self, ring: &Ring<T>) {
+        while let Some(first) = self.runs.front_mut() {
+            let queued = ring.queued_of(*first);
+            self.len -= first.len - queued;
+            first.len = queued;
+            if queued > 0 {
+                return;
+            }
+            self.runs.pop_front();
+        }
     }
 }
 
@@ -399,8 +455,9 @@ mod tests {
     #[test]
     fn exactly_its_capacity_fits_and_more_kills_it() {
         let ring = ring(100);
-        assert_eq!(push(&ring, 0..100), Pushed::default());
-        assert_eq!(push(&ring, 100..101), Pushed { notify: false, overflowed: true });
+        assert!(!push(&ring, 0..100).overflowed);
+        let pushed = push(&ring, 100..101);
+        assert!(pushed.overflowed && pushed.run.len == 0);
         assert!(ring.is_dead());
         assert_eq!(pop(&ring, 200), (0..100).collect::<Vec<_>>());
         assert_eq!(push(&ring, 0..1), Pushed::default());
@@ -429,17 +486,26 @@ mod tests {
     }
 
     #[test]
-    fn where_all_were_promised_room_one_is_left_and_the_rest_is_not_asked_for() {
-        let ring = ring(3);
-        let (mut left, mut items) = (None, 0..);
-        let mut push = |left: &mut Option<u64>, n| ring.push(left, items.by_ref().take(n), 3, |_| false);
-        assert_eq!(push(&mut left, 5), Pushed::default());
-        assert_eq!(left, Some(3));
-        ring.notify(Notify::Next);
-        assert_eq!(push(&mut left, 5), Pushed::default(), "nothing was added to tell of");
-        assert_eq!((left, pop(&ring, 2)), (Some(3), vec![0, 1]));
-        assert!(push(&mut left, 5).notify);
-        assert_eq!((left, pop(&ring, 5)), (Some(5), vec![2, 3, 4]));
+    fn each_producer_knows_how_many_of_its_items_are_queued() {
+        let ring = ring(100);
+        let mut own = [Unpopped::default(), Unpopped::default()];
+        let mut known = |producer: usize, more| {
+            own[producer].add(push(&ring, more).run);
+            own[producer].update(&ring);
+            own[producer].len()
+        };
+        assert_eq!((known(0, 0..3), known(1, 3..5), known(0, 5..6)), (3, 2, 4));
+        for (popped, queued) in [(2, (2, 2)), (2, (1, 1)), (1, (1, 0)), (1, (0, 0))] {
+            assert_eq!(pop(&ring, popped).len(), popped);
+            assert_eq!((known(0, 0..0), known(1, 0..0)), queued);
+        }
+        // What is discarded behind them changes nothing; what is before them leaves too many for a while, and never too few.
+        assert_eq!((known(1, 0..2), known(0, 2..5), known(1, 5..7)), (2, 3, 4));
+        ring.discard(|item| *item >= 5);
+        assert_eq!(known(0, 0..0), 3);
+        ring.discard(|item| *item < 2);
+        assert_eq!((pop(&ring, 1), known(0, 0..0)), (vec![2], 3));
+        assert_eq!((pop(&ring, 9), known(0, 0..0)), (vec![3, 4], 0));
     }
 
     #[test]
@@ -447,7 +513,7 @@ mod tests {
         let ring = ring(10);
         assert!(!push(&ring, 0..1).notify);
         ring.notify(Notify::Next);
-        assert!(!ring.push(&mut None, [], MANY, |_| true).notify);
+        assert!(!push(&ring, 0..0).notify);
         assert!(push(&ring, 1..2).notify);
         assert!(!push(&ring, 2..3).notify);
     }
@@ -475,7 +541,8 @@ mod tests {
     fn who_waits_for_solicited_items_is_told_of_the_end() {
         let ring = ring(1);
         ring.notify(Notify::Solicited);
-        assert_eq!(push(&ring, 0..2), Pushed { notify: true, overflowed: true });
+        let pushed = push(&ring, 0..2);
+        assert!(pushed.notify && pushed.overflowed);
     }
 
     #[test]
@@ -493,7 +560,7 @@ mod tests {
         push(&ring, 0..100);
         ring.discard(|_| true);
         assert!(ring.is_empty());
-        assert_eq!(push(&ring, 0..100), Pushed::default());
+        assert!(!push(&ring, 0..100).overflowed);
     }
 
     #[test]
@@ -542,8 +609,6 @@ mod tests {
     }
 
     const SOLICITED: u64 = 1 << 40;
-    /// More than can have been promised room.
-    const MANY: usize = usize::MAX;
     const STOP: u64 = 1 << 41;
 
     fn ring(capacity: usize) -> Ring<u64> {
@@ -551,7 +616,7 @@ mod tests {
     }
 
     fn push(ring: &Ring<u64>, items: std::ops::Range<u64>) -> Pushed {
-        ring.push(&mut None, items, MANY, |item| *item == SOLICITED)
+        ring.push(items, |item| *item == SOLICITED)
     }
 
     fn pop(ring: &Ring<u64>, max: usize) -> Vec<u64> {

@@ -18,6 +18,7 @@ use super::send::{Filler, Nowhere};
 use super::{MAX_MESSAGE, Progress};
 use crate::mem::{self, Region, SlotRing, Span};
 use crate::object::{AsyncEvent, Cookie, Cq, Payload, Pd, QpCap, QpReport, RecvWr, SendWr, Status, Taken, Traffic};
+use crate::ring::Unpopped;
 use crate::sys::cancel::Uncancelled;
 use crate::sys::socket::Iov;
 use crate::transport::{Flushed, Stream, Wait};
@@ -109,9 +110,8 @@ pub(crate) struct Inner {
     /// It is among those whose turn has begun.
     counted: bool,
     pub(super) drained_wanted: bool,
-    /// Completions, of sending and of receiving, for which there was no room; and whether it is among those that are held.
-    pub(super) left: (Option<proto::Completion>, Option<proto::Completion>),
-    pub(super) held: bool,
+    /// Completions, of sending and of receiving, that may not have been polled.
+    pub(super) unpolled: (Unpopped, Unpopped),
     /// The QP has failed for a reason of its own, and its owner has been told.
     pub(super) reported: bool,
 }
@@ -156,8 +156,7 @@ impl Conn {
             starved: false,
             counted: false,
             drained_wanted: false,
-            left: (None, None),
-            held: false,
+            unpolled: (Unpopped::default(), Unpopped::default()),
             reported: false,
         };
         Conn {
@@ -199,7 +198,7 @@ impl Conn {
         inner.return_messages();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
         inner.timer = None;
-        inner.left = (None, None);
+        inner.unpolled = (Unpopped::default(), Unpopped::default());
     }
 
     /// Posts one send request; the caller flushes when the list is posted.
@@ -213,7 +212,7 @@ impl Conn {
         let fault = fault.or((len > MAX_MESSAGE || (atomic && len != 8)).then_some(Status::LocLen));
         let mut flags = wr.flags;
         flags.set(proto::SendFlags::SIGNALED, self.signal_all || flags.contains(proto::SendFlags::SIGNALED));
-        if inner.engine.send_room() == 0 {
+        if self.send_room(inner, 1) == 0 {
             return false;
         }
         let slot = inner.engine.next_send_slot() as usize;
@@ -237,10 +236,22 @@ impl Conn {
         inner.engine.post_send(request).is_some()
     }
 
+    /// How many more send requests fit, exactly if fewer than are `wanted`.
+    #[inline]
+    pub(crate) fn send_room(&self, inner: &mut Inner, wanted: usize) -> usize {
+        self.send_cq.room(inner.engine.send_room(), &mut inner.unpolled.0, wanted)
+    }
+
+    /// Whether a receive fits: 0 if none does.
+    #[inline]
+    fn recv_room(&self, inner: &mut Inner) -> usize {
+        self.recv_cq.room(inner.engine.recv_room(), &mut inner.unpolled.1, 1)
+    }
+
     /// Posts one receive.
     #[inline]
     pub(crate) fn post_recv(&self, inner: &mut Inner, wr: &RecvWr<'_>) -> bool {
-        if inner.engine.recv_room() == 0 {
+        if self.recv_room(inner) == 0 {
             return false;
         }
         let slot = inner.engine.next_recv_slot() as usize;
@@ -261,7 +272,7 @@ impl Conn {
 
     /// Posts a receive whose message stays where it comes, for memory like that of `region`.
     pub(crate) fn post_recv_in_place(&self, inner: &mut Inner, id: u64, len: u32, region: &Arc<Region>) -> bool {
-        if inner.engine.recv_room() == 0 {
+        if self.recv_room(inner) == 0 {
             return false;
         }
         let slot = inner.engine.next_recv_slot() as usize;
@@ -734,10 +745,6 @@ impl Inner {
     /// Whether every request that was begun has been executed.
     pub(crate) fn is_drained(&self) -> bool {
         self.engine.is_drained()
-    }
-
-    pub(crate) fn send_room(&self) -> usize {
-        self.engine.send_room()
     }
 
     /// Whether there is enough to be worth a system call.

@@ -49,11 +49,8 @@ impl Conn {
         if inner.phase == Phase::Gone {
             return;
         }
-        self.send_cq.push(&mut inner.left.0, iter::from_fn(|| inner.engine.poll_send()));
-        self.recv_cq.push(&mut inner.left.1, iter::from_fn(|| inner.engine.poll_recv()));
-        if inner.left != (None, None) && !std::mem::replace(&mut inner.held, true) {
-            self.progress.hold(self);
-        }
+        inner.unpolled.0.add(self.send_cq.push(iter::from_fn(|| inner.engine.poll_send())));
+        inner.unpolled.1.add(self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv())));
         if inner.drained_wanted && inner.engine.is_drained() && !inner.has_failed() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));

@@ -108,9 +108,6 @@ pub struct Progress {
     listed: Mutex<Vec<Arc<Conn>>>,
     any_listed: AtomicBool,
     visits: Visits<Conn>,
-    /// Connections with completions for which there was no room, and whether there are any.
-    held: Mutex<Vec<Arc<Conn>>>,
-    any_held: AtomicBool,
     /// Connections whose stream is gone, to be forgotten at the next turn.
     unlinked: Mutex<Vec<Arc<Conn>>>,
     any_unlinked: AtomicBool,
@@ -228,8 +225,6 @@ impl Progress {
             listed: Mutex::default(),
             any_listed: AtomicBool::new(false),
             visits: Visits::default(),
-            held: Mutex::default(),
-            any_held: AtomicBool::new(false),
             unlinked: Mutex::default(),
             any_unlinked: AtomicBool::new(false),
             timers: Timers::default(),
@@ -416,14 +411,6 @@ impl Progress {
             }
         }
         self.send_acks(turn.desk.lazy.take_late());
-        if take(&self.any_held) {
-            let held = std::mem::take(&mut *self.held.lock());
-            for conn in held {
-                let mut inner = conn.lock();
-                inner.held = false;
-                conn.settle(&mut inner);
-            }
-        }
         if self.visits.any_waiting() {
             let anyhow = self.visits.look(time::now(), moved, |conn, old| conn.lock().count(old));
             self.let_begin(anyhow);
@@ -501,18 +488,7 @@ impl Progress {
         } else if self.visits.any_waiting() {
             return;
         }
-        self.keep_awake();
-    }
-
-    /// Has `conn` looked at again until its completions have found room. The thread may not sleep for long then.
-    fn hold(&self, conn: &Arc<Conn>) {
-        self.held.lock().push(conn.clone());
-        self.any_held.store(true, Ordering::Release);
-        self.keep_awake();
-    }
-
-    /// Wakes the thread if it sleeps: it then looks how long it may.
-    fn keep_awake(&self) {
+        // It looks how long it may sleep.
         if !IS_PROGRESS_THREAD.get() && self.standby.is_asleep_anyhow() {
             self.wake();
         }
@@ -646,8 +622,7 @@ impl Progress {
         // A look first: an application woken by what came may well be about to answer, ack included.
         self.linger(watch);
         let now = time::now();
-        let some_wait = self.visits.any_waiting() || self.any_held.load(Ordering::Relaxed);
-        let deadline = if some_wait { deadline.min(now + visits::LULL) } else { deadline };
+        let deadline = if self.visits.any_waiting() { deadline.min(now + visits::LULL) } else { deadline };
         let timeout = (deadline != Tick::MAX).then(|| Duration::from_nanos(deadline.saturating_sub(now)));
         let n = self.epoll.wait(events, timeout).unwrap_or(0);
         watch.slept(Duration::from_nanos(time::now() - now));

@@ -280,7 +280,7 @@ fn nobody_finds_what_a_queue_pair_completed_before_it_was_reset_or_destroyed() {
 
     to(&one.qp, QpState::Reset);
     flushed(2);
-    one.cq.push(&mut None, [Completion { qpn: other.qp.num(), id: 9, ..one.wait() }]);
+    one.cq.push([Completion { qpn: other.qp.num(), id: 9, ..one.wait() }]);
     let (qp, cq) = (one.qp.clone(), one.cq.clone());
     Qp::destroy(qp).unwrap();
     let mut left = Vec::new();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::users::Users;
 use super::{AsyncEvent, Channel, Completion, Context, Cookie, Error, Limits};
-use crate::ring::{Notify, Pushed, ResizeError, Ring};
-use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::ring::{Notify, Pushed, ResizeError, Ring, Run, Unpopped};
+use crate::sync::{Condvar, Mutex};
 
 /// A completion queue.
 #[derive(Debug)]
@@ -15,9 +15,8 @@ pub struct Cq {
     ring: Ring<Completion>,
     waker: Option<Waker>,
     cookie: Cookie,
-    /// Queue pairs that complete here, once for each of their queues, and how many requests these can hold together.
+    /// Queue pairs that complete here, once for each of their queues.
     users: Users,
-    owed: AtomicUsize,
 }
 
 /// How it tells of completions.
@@ -50,14 +49,7 @@ impl Cq {
     ) -> Result<Arc<Cq>, Error> {
         let ring = Ring::new(check_size(cqe)?).map_err(|_| Error::NoMemory)?;
         let waker = channel.map(|channel| Waker::new(channel, context)).transpose()?;
-        Ok(Arc::new(Cq {
-            context: context.clone(),
-            ring,
-            waker,
-            cookie,
-            users: Users::default(),
-            owed: AtomicUsize::new(0),
-        }))
+        Ok(Arc::new(Cq { context: context.clone(), ring, waker, cookie, users: Users::default() }))
     }
 
     /// Completions that fit.
@@ -133,17 +125,25 @@ impl Cq {
         Ok(())
     }
 
-    /// Adds completions, of which one may have been `left` before. An overflow kills the queue, unless it has room for a
-    /// completion of each request that can be outstanding here: then the first that finds none is `left` again, and the
-    /// requests of those behind it keep their places, as a request does until its completion has been polled.
+    /// Adds completions; an overflow kills the queue.
     #[inline]
-    pub(crate) fn push(&self, left: &mut Option<Completion>, completions: impl IntoIterator<Item = Completion>) {
-        // Relaxed: it grows before the first request of a queue pair, and a moment's difference makes none after that.
-        let owed = self.owed.load(Ordering::Relaxed);
-        let pushed = self.ring.push(left, completions, owed, |completion| completion.solicited);
-        if pushed != Pushed::default() {
+    pub(crate) fn push(&self, completions: impl IntoIterator<Item = Completion>) -> Run {
+        let pushed = self.ring.push(completions, |completion| completion.solicited);
+        if pushed.notify || pushed.overflowed {
             self.tell(pushed);
         }
+        pushed.run
+    }
+
+    /// How many more requests a QP's queue takes where its engine has `room`: one keeps its place until its completion
+    /// here has been polled, as it does with adapters. So a queue overflows only if it has fewer places than the requests
+    /// that are outstanding. Exact below `wanted`.
+    #[inline]
+    pub(crate) fn room(&self, room: usize, unpolled: &mut Unpopped, wanted: usize) -> usize {
+        if room < unpolled.len() + wanted {
+            unpolled.update(&self.ring);
+        }
+        room.saturating_sub(unpolled.len())
     }
 
     /// Drops what a QP of this number has completed.
@@ -151,15 +151,13 @@ impl Cq {
         self.ring.discard(|completion| completion.qpn == qpn);
     }
 
-    /// A queue of a QP, of so many requests, completes here from now on.
-    pub(crate) fn attach(&self, requests: u32) {
-        self.owed.fetch_add(requests as usize, Ordering::Relaxed);
+    /// A queue of a QP completes here from now on.
+    pub(crate) fn attach(&self) {
         // A queue that has been destroyed drops what comes, and needs no count of who uses it.
         let _ = self.users.attach();
     }
 
-    pub(crate) fn detach(&self, requests: u32) {
-        self.owed.fetch_sub(requests as usize, Ordering::Relaxed);
+    pub(crate) fn detach(&self) {
         self.users.detach();
     }
 
@@ -248,7 +246,7 @@ mod tests {
     #[test]
     fn completions_come_out_in_the_order_they_went_in() {
         let cq = Cq::create(&context(), 100, None, 1).unwrap();
-        cq.push(&mut None, (0..50).map(completion));
+        cq.push((0..50).map(completion));
         assert_eq!(poll(&cq, 20).unwrap(), (0..20).collect::<Vec<_>>());
         assert!(poll(&cq, 0).unwrap().is_empty());
         assert_eq!(poll(&cq, 100).unwrap(), (20..50).collect::<Vec<_>>());
@@ -259,9 +257,8 @@ mod tests {
     fn an_overflow_is_reported_once_and_after_what_fitted() {
         let context = context();
         let cq = Cq::create(&context, 2, None, 7).unwrap();
-        cq.attach(4);
         for id in 0..4 {
-            cq.push(&mut None, [completion(id)]);
+            cq.push([completion(id)]);
         }
         assert_eq!(context.wait_event().unwrap(), AsyncEvent::CqErr(7));
         assert_eq!(poll(&cq, 10).unwrap(), [0, 1]);
@@ -276,11 +273,9 @@ mod tests {
         let (gone, stays) =
             (Cq::create(&context, 1, Some(&channel), 1).unwrap(), Cq::create(&context, 1, Some(&channel), 2).unwrap());
         for cq in [&gone, &stays] {
-            cq.attach(2);
             cq.request_notify(false);
-            cq.push(&mut None, [completion(0)]);
-            cq.push(&mut None, [completion(1)]);
-            cq.detach(2);
+            cq.push([completion(0)]);
+            cq.push([completion(1)]);
         }
         Cq::destroy(gone).unwrap();
         assert_eq!(channel.wait().unwrap(), 2);
@@ -294,11 +289,11 @@ mod tests {
         let context = context();
         let channel = Channel::create(&context).unwrap();
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
-        cq.push(&mut None, [completion(0)]);
+        cq.push([completion(0)]);
         cq.request_notify(false);
         assert!(!is_readable(channel.fd()));
-        cq.push(&mut None, [completion(1)]);
-        cq.push(&mut None, [completion(2)]);
+        cq.push([completion(1)]);
+        cq.push([completion(2)]);
         assert_eq!(channel.wait().unwrap(), 5);
         assert!(!is_readable(channel.fd()));
         cq.ack_events(1);
@@ -311,9 +306,9 @@ mod tests {
         let channel = Channel::create(&context).unwrap();
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
         cq.request_notify(true);
-        cq.push(&mut None, [completion(1)]);
+        cq.push([completion(1)]);
         assert!(!is_readable(channel.fd()));
-        cq.push(&mut None, [Completion { solicited: true, ..completion(2) }]);
+        cq.push([Completion { solicited: true, ..completion(2) }]);
         assert!(is_readable(channel.fd()));
         Cq::destroy(cq).unwrap();
     }
@@ -325,7 +320,7 @@ mod tests {
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
         for id in 0..3 {
             cq.request_notify(false);
-            cq.push(&mut None, [completion(id)]);
+            cq.push([completion(id)]);
         }
         channel.wait().unwrap();
         channel.wait().unwrap();
@@ -349,12 +344,12 @@ mod tests {
         let context = context();
         let channel = Channel::create(&context).unwrap();
         let cq = Cq::create(&context, 10, Some(&channel), 5).unwrap();
-        cq.attach(1);
+        cq.attach();
         let (channel, e) = Channel::destroy(channel).unwrap_err();
         assert!(matches!(e, Error::Busy));
         let (cq, e) = Cq::destroy(cq).unwrap_err();
         assert!(matches!(e, Error::Busy));
-        cq.detach(1);
+        cq.detach();
         Cq::destroy(cq).unwrap();
         Channel::destroy(channel).unwrap();
     }
@@ -372,11 +367,11 @@ mod tests {
     #[test]
     fn a_queue_is_resized_around_what_it_holds() {
         let cq = Cq::create(&context(), 2, None, 1).unwrap();
-        cq.push(&mut None, [completion(0), completion(1)]);
+        cq.push([completion(0), completion(1)]);
         assert!(matches!(cq.resize(1), Err(Error::Invalid(_))));
         cq.resize(1000).unwrap();
         assert_eq!(cq.capacity(), 1000);
-        cq.push(&mut None, [completion(2)]);
+        cq.push([completion(2)]);
         assert_eq!(poll(&cq, 10).unwrap(), [0, 1, 2]);
     }
 

@@ -49,8 +49,8 @@ impl Qp {
         let conn = Arc::new(Conn::new(qpn, pd, cqs, cap, init.sq_sig_all, init.cookie, place));
         progress.registry().insert(&conn);
         pd.attach();
-        init.send_cq.attach(cap.send_wr);
-        init.recv_cq.attach(cap.recv_wr);
+        init.send_cq.attach();
+        init.recv_cq.attach();
         Ok(Arc::new(Qp { conn, attr: Mutex::new(initial(cap)) }))
     }
 
@@ -224,7 +224,7 @@ impl Qp {
             self.check_send(&wr)?;
             count += 1;
         }
-        if count > inner.send_room() {
+        if count > self.conn.send_room(&mut inner, count) {
             return Err(Error::NoMemory);
         }
         for wr in wrs {
@@ -343,8 +343,8 @@ impl Qp {
         conn.discard_completions();
         conn.progress.registry().release(conn);
         conn.pd.context().events().forget(conn.cookie);
-        conn.send_cq.detach(conn.cap().send_wr);
-        conn.recv_cq.detach(conn.cap().recv_wr);
+        conn.send_cq.detach();
+        conn.recv_cq.detach();
         conn.pd.detach();
         Ok(())
     }

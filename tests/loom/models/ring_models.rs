@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
 use crate::Model;
-use crate::ring::{Notify, Pushed, Ring};
+use crate::ring::{Notify, Pushed, Ring, Unpopped};
 
 pub(crate) const ALL: &[Model] = &[
     ("items_of_two_producers_come_out_once_and_in_order", two_producers),
@@ -15,7 +15,7 @@ pub(crate) const ALL: &[Model] = &[
     ("slots_are_reused_only_when_they_have_been_read", reuse),
     ("what_fitted_before_an_overflow_is_found", overflow),
     ("what_is_discarded_is_gone_and_nothing_else_is", discard),
-    ("what_is_left_where_there_is_no_room_comes_later", left),
+    ("what_is_discarded_makes_nothing_look_popped_that_is_queued", unpopped),
     ("who_arms_and_then_polls_misses_nothing", arm_then_poll),
     ("two_pushes_tell_an_armed_consumer_once", told_once),
 ];
@@ -70,7 +70,7 @@ fn reuse() {
     let ring = ring(2);
     push(&ring, &[1, 2]);
     let consumer = beside(&ring, |ring| [pop(ring, 1), pop(ring, 2)].concat());
-    let producer = beside(&ring, |ring| ring.push(&mut None, [3], MANY, |_| false));
+    let producer = beside(&ring, |ring| ring.push([3], |_| false));
     let mut popped = consumer.join().unwrap();
     let pushed = producer.join().unwrap();
     popped.extend(pop(&ring, 4));
@@ -84,21 +84,21 @@ fn reuse() {
 fn overflow() {
     let ring = ring(2);
     push(&ring, &[1]);
-    let producer = beside(&ring, |ring| ring.push(&mut None, [2, 3], MANY, |_| false));
+    let producer = beside(&ring, |ring| ring.push([2, 3], |_| false));
     // As Cq::poll does: the queue is looked at after its death is known.
     let poller = beside(&ring, |ring| ring.is_dead().then(|| pop(ring, 4)));
     assert!(producer.join().unwrap().overflowed);
     if let Some(popped) = poller.join().unwrap() {
         assert_eq!(popped, [1, 2]);
     }
-    assert_eq!(ring.push(&mut None, [4], MANY, |_| false), Pushed::default());
+    assert_eq!(ring.push([4], |_| false), Pushed::default());
 }
 
 fn discard() {
     let ring = ring(2);
     push(&ring, &[1, 2]);
     let discarder = beside(&ring, |ring| ring.discard(|item| *item == 1));
-    let producer = beside(&ring, |ring| ring.push(&mut None, [3], MANY, |_| false));
+    let producer = beside(&ring, |ring| ring.push([3], |_| false));
     let mut popped = pop(&ring, 1);
     discarder.join().unwrap();
     let pushed = producer.join().unwrap();
@@ -107,24 +107,27 @@ fn discard() {
     assert_eq!(popped, if pushed.overflowed { vec![2] } else { vec![2, 3] });
 }
 
-fn left() {
-    let ring = ring(2);
-    push(&ring, &[1]);
+fn unpopped() {
+    let ring = ring(4);
+    let mut own = Unpopped::default();
+    own.add(ring.push([1, 2], |_| false).run);
+    push(&ring, &[3]);
+    let discarder = beside(&ring, |ring| ring.discard(|item| *item == 3));
     let producer = beside(&ring, |ring| {
-        let mut left = None;
-        assert!(!ring.push(&mut left, [2, 3], 2, |_| false).overflowed);
-        left
+        own.update(ring);
+        own
     });
-    let consumer = beside(&ring, |ring| pop(ring, 1));
-    let (mut left, mut popped) = (producer.join().unwrap(), consumer.join().unwrap());
-    assert_eq!(ring.push(&mut left, [], 2, |_| false), Pushed::default());
-    popped.extend(pop(&ring, 4));
-    assert_eq!((left, popped), (None, vec![1, 2, 3]));
+    discarder.join().unwrap();
+    let mut own = producer.join().unwrap();
+    assert_eq!(own.len(), 2);
+    assert_eq!(pop(&ring, 4), [1, 2]);
+    own.update(&ring);
+    assert_eq!(own.len(), 0);
 }
 
 fn arm_then_poll() {
     let ring = ring(4);
-    let producer = beside(&ring, |ring| [1, 2].map(|item| ring.push(&mut None, [item], MANY, |_| false).notify));
+    let producer = beside(&ring, |ring| [1, 2].map(|item| ring.push([item], |_| false).notify));
     let consumer = beside(&ring, |ring| {
         let before = pop(ring, 4);
         ring.notify(Notify::Next);
@@ -138,7 +141,7 @@ fn arm_then_poll() {
 fn told_once() {
     let ring = ring(4);
     ring.notify(Notify::Solicited);
-    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push(&mut None, [item], MANY, |_| true).notify));
+    let producers = [1, 2].map(|item| beside(&ring, move |ring| ring.push([item], |_| true).notify));
     let told = producers.map(|producer| producer.join().unwrap());
     assert_eq!(told.into_iter().filter(|told| *told).count(), 1);
 }
@@ -150,16 +153,13 @@ fn beside<R: 'static>(ring: &Arc<Ring<u8>>, f: impl FnOnce(&Ring<u8>) -> R + 'st
     thread::spawn(move || f(&ring))
 }
 
-/// More than can have been promised room.
-const MANY: usize = usize::MAX;
-
 /// A ring whose window has to grow.
 fn ring(capacity: usize) -> Arc<Ring<u8>> {
     Arc::new(Ring::with_window(capacity, 1).unwrap())
 }
 
 fn push(ring: &Ring<u8>, items: &[u8]) {
-    assert!(!ring.push(&mut None, items.iter().copied(), MANY, |_| false).overflowed);
+    assert!(!ring.push(items.iter().copied(), |_| false).overflowed);
 }
 
 fn pop(ring: &Ring<u8>, max: usize) -> Vec<u8> {
