@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dmverbs_provider::object::{
-    Access, AhAttr, Completion, Context, Cq, Mr, Payload, Pd, Qp, QpCap, QpInit, QpModify, QpState, QpType, RecvWr,
-    Remote, SendFlags, SendOp, SendWr, Sge, Status, WcOpcode, devices,
+    Access, Advice, AhAttr, Completion, Context, Cq, Error, Mr, Payload, Pd, Qp, QpCap, QpInit, QpModify, QpState,
+    QpType, RecvWr, Remote, SendFlags, SendOp, SendWr, Sge, Status, WcOpcode, devices,
 };
 
 struct End {
@@ -191,6 +191,52 @@ fn a_request_keeps_its_place_until_its_completion_has_been_polled() {
         assert_eq!(b.wait().id, id);
         assert!(receive(64 + id) && !receive(1000));
     }
+}
+
+#[test]
+fn pages_on_demand_are_there_when_that_was_advised() {
+    const LEN: usize = 8 << 20;
+    let (pd, other) = (pd(), pd());
+    // Fresh pages, which nobody has touched.
+    let memory = Vec::<u8>::with_capacity(LEN);
+    let addr = memory.as_ptr().addr() as u64;
+    let register = |access| Mr::register(&pd, addr, LEN as u64, addr, access).unwrap();
+    let (mr, unwritable) = (register(Access::LOCAL_WRITE | Access::ON_DEMAND), register(Access::ON_DEMAND));
+    let range = |mr: &Mr| Sge { addr: addr + 4096, length: LEN as u32 / 2, lkey: mr.lkey() };
+    let advise = |pd, advice, range| Mr::advise(pd, advice, &[range]);
+    let code = |done: Result<(), Error>| match done.unwrap_err() {
+        Error::Io(e) => e.raw_os_error().unwrap(),
+        Error::Fault => libc::EFAULT,
+        Error::Invalid(_) => libc::EINVAL,
+        e => panic!("{e}"),
+    };
+    assert!(resident(addr, LEN) < LEN / 4 / 4096);
+    advise(&pd, Advice::PrefetchNoFault, range(&mr)).unwrap();
+    assert!(resident(addr, LEN) < LEN / 4 / 4096);
+    advise(&pd, Advice::PrefetchWrite, range(&mr)).unwrap();
+    assert!(resident(addr, LEN) >= LEN / 2 / 4096);
+
+    advise(&pd, Advice::Prefetch, range(&unwritable)).unwrap();
+    assert_eq!(code(advise(&pd, Advice::PrefetchWrite, range(&unwritable))), libc::EPERM);
+    assert_eq!(code(advise(&other, Advice::Prefetch, range(&mr))), libc::EPERM);
+    let beyond = Sge { length: LEN as u32, ..range(&mr) };
+    assert_eq!(code(advise(&pd, Advice::Prefetch, beyond)), libc::EFAULT);
+    assert_eq!(code(advise(&pd, Advice::Prefetch, range(&register(Access::LOCAL_WRITE)))), libc::EINVAL);
+    let gone = range(&mr);
+    Mr::deregister(mr).unwrap();
+    assert_eq!(code(advise(&pd, Advice::Prefetch, gone)), libc::ENOENT);
+}
+
+/// How many pages of these bytes are in memory; mincore(2).
+fn resident(addr: u64, len: usize) -> usize {
+    let start = addr & !4095;
+    let mut pages = vec![0; len / 4096];
+    // SAFETY: `pages` has a byte for each page asked about, which are mapped.
+    let done = unsafe {
+        libc::mincore(std::ptr::without_provenance_mut(start as usize), pages.len() * 4096, pages.as_mut_ptr())
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    pages.iter().filter(|page| **page & 1 == 1).count()
 }
 
 #[test]

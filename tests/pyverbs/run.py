@@ -22,7 +22,6 @@ ABSENT = {
     "shared receive queues": "_srq_",
     "memory windows": "MWTest|_bind_mw",
     "memory on the adapter (ibv_alloc_dm)": "DMTest|DeviceMemory",
-    "prefetching (ibv_advise_mr)": "_prefetch_",
     "IBV_WR_ATOMIC_WRITE or IBV_WR_FLUSH": "_atomic_write|_rc_flush",
     "a graphics card with a DRM driver": "DmaBuf",
     "huge pages": "_huge_",

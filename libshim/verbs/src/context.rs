@@ -11,7 +11,7 @@ use dmverbs_provider::object;
 use rdma_core_sys::verbs::{ibv_context, ibv_context_ops, verbs_context};
 
 use crate::device::DeviceClass;
-use crate::{cq, cq_ex, post, qp, query, unsupported};
+use crate::{cq, cq_ex, mr, post, qp, query, unsupported};
 
 /// `ibv_context`, at the end of its `verbs_context`.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ entry! {
         let c = new.c();
         c.sz = size_of::<verbs_context>();
         c.query_port = Some(query::query_port);
+        c.advise_mr = Some(mr::advise_mr);
         c.query_device_ex = Some(query::query_device_ex);
         c.create_cq_ex = Some(cq_ex::create_cq_ex);
         c.create_qp_ex = Some(qp::create_qp_ex);

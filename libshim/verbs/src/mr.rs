@@ -4,13 +4,15 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use dmverbs_ffi::{Class, Code, Errno, Handle, MinusOne, Own, Ptr, entry};
-use dmverbs_provider::object::{self, Access};
+use dmverbs_provider::object::{self, Access, Advice};
 use rdma_core_sys::verbs::{
-    IBV_REREG_MR_CHANGE_ACCESS, IBV_REREG_MR_CHANGE_PD, IBV_REREG_MR_CHANGE_TRANSLATION, IBV_REREG_MR_FLAGS_SUPPORTED,
-    ibv_mr, ibv_pd,
+    IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH, IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT,
+    IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE, IB_UVERBS_ADVISE_MR_FLAG_FLUSH, IBV_REREG_MR_CHANGE_ACCESS,
+    IBV_REREG_MR_CHANGE_PD, IBV_REREG_MR_CHANGE_TRANSLATION, IBV_REREG_MR_FLAGS_SUPPORTED, ibv_mr, ibv_pd, ibv_sge,
 };
 
 use crate::pd::{Pd, PdClass};
+use crate::post::elements;
 
 /// `ibv_mr`.
 #[derive(Debug)]
@@ -82,6 +84,25 @@ entry! {
             c.pd = pd.seen();
         }
         Ok(0)
+    }
+
+    /// ibv_advise_mr(3): at once, asked for IBV_ADVISE_MR_FLAG_FLUSH or not
+    pub fn advise_mr(pd: &Pd, advice: c_uint, flags: u32, sg_list: *mut ibv_sge, num_sge: u32) -> Code {
+        let advice = match advice {
+            IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => Advice::Prefetch,
+            IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE => Advice::PrefetchWrite,
+            IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT => Advice::PrefetchNoFault,
+            _ => return Err(Errno::unsupported("`advice` is unknown")),
+        };
+        if flags & !IB_UVERBS_ADVISE_MR_FLAG_FLUSH != 0 {
+            return Err(Errno::invalid("`flags` holds something unknown"));
+        }
+        // SAFETY: the elements are there: the caller's duty.
+        let ranges = unsafe { elements(sg_list, num_sge.cast_signed()) }?;
+        if ranges.is_empty() {
+            return Err(Errno::invalid("`num_sge` is 0"));
+        }
+        Ok(object::Mr::advise(pd, advice, ranges)?)
     }
 
     /// ibv_dereg_mr(3)

@@ -138,7 +138,7 @@ unsafe fn send_request<'a>(wr: &ibv_send_wr) -> Result<SendWr<'a>, Errno> {
 /// # Safety
 /// `list` has `len` elements that stay as they are for `'a`.
 #[inline]
-unsafe fn elements<'a>(list: *const ibv_sge, len: c_int) -> Result<&'a [Sge], Errno> {
+pub(crate) unsafe fn elements<'a>(list: *const ibv_sge, len: c_int) -> Result<&'a [Sge], Errno> {
     const { assert!(size_of::<Sge>() == size_of::<ibv_sge>() && align_of::<Sge>() == align_of::<ibv_sge>()) };
     match usize::try_from(len) {
         Ok(0) => Ok(&[]),

@@ -1,12 +1,13 @@
 //! Registration of memory by its address.
 
+use std::io;
 use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
 use super::region::Backing;
-use super::{PdId, Region, device, keys, needs_write};
-use crate::object::Error;
+use super::{AccessError, PdId, Region, device, keys, needs_write};
+use crate::object::{Advice, Error, Sge};
 use crate::sys::mman;
 
 /// Registers what [`unkeyed`] makes.
@@ -53,4 +54,23 @@ pub(crate) fn unkeyed(
         (addr, Backing::Pinned)
     };
     Ok(move |key| Region::new(key, base, len, iova, access, pd, backing))
+}
+
+/// See [`crate::object::Mr::advise`].
+pub(crate) fn advise(pd: PdId, advice: Advice, range: &Sge) -> Result<(), Error> {
+    let os = |code| Error::Io(io::Error::from_raw_os_error(code));
+    let region = keys().lookup(range.lkey).ok_or(os(libc::ENOENT))?;
+    if !region.is_on_demand() {
+        return Err(Error::Invalid("the region is not on demand"));
+    }
+    let write = advice == Advice::PrefetchWrite;
+    let need = if write { Access::LOCAL_WRITE } else { Access::empty() };
+    let addr = region.locate(range.addr, range.length.into(), need, pd).map_err(|e| match e {
+        AccessError::OutOfRange | AccessError::Fault => Error::Fault,
+        _ => os(libc::EPERM),
+    })?;
+    if range.length == 0 || advice == Advice::PrefetchNoFault {
+        return Ok(());
+    }
+    mman::populate(addr, range.length.into(), write).map_err(|_| Error::Fault)
 }

@@ -19,7 +19,7 @@ use dmverbs_proto::Access;
 
 pub(crate) use device::{Device, Kind, Piece};
 pub(crate) use dmabuf::register_dmabuf;
-pub(crate) use host::{register, unkeyed};
+pub(crate) use host::{advise, register, unkeyed};
 pub(crate) use keys::keys;
 pub(crate) use region::{AccessError, Region, Span};
 pub(crate) use slots::SlotRing;

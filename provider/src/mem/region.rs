@@ -111,9 +111,9 @@ impl Region {
         Ok(Span { addr, len: len as usize, region: Some(this.clone()) })
     }
 
-    /// Where they are.
+    /// Where they are, as [`Region::span`] would find.
     #[inline]
-    fn locate(&self, addr: u64, len: u64, need: Access, pd: PdId) -> Result<u64, AccessError> {
+    pub(super) fn locate(&self, addr: u64, len: u64, need: Access, pd: PdId) -> Result<u64, AccessError> {
         if self.pd != pd || !self.is_live() {
             return Err(AccessError::NoKey);
         }
@@ -160,6 +160,10 @@ impl Region {
     #[inline]
     fn is_pinned(&self) -> bool {
         matches!(self.backing, Backing::Pinned)
+    }
+
+    pub(super) fn is_on_demand(&self) -> bool {
+        matches!(self.backing, Backing::OnDemand)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Access, Error, Pd};
+use super::{Access, Advice, Error, Pd, Sge};
 use crate::mem::{self, Region};
 
 /// Registered memory.
@@ -94,6 +94,16 @@ impl Mr {
         let (old_pd, _) = std::mem::replace(&mut *inner, (pd, new));
         old_pd.detach();
         Ok(())
+    }
+
+    /// Does to the pages of ranges of on-demand regions as advised, before it returns. ibv_advise_mr(3).
+    ///
+    /// # Errors
+    /// `ENOENT` for a key of no region, `EPERM` for one of another protection domain or without the right to write,
+    /// [`Error::Invalid`] for a region that is not on demand, [`Error::Fault`] for a range that is not all in the region,
+    /// or not mapped. What comes before such a range has been done.
+    pub fn advise(pd: &Pd, advice: Advice, ranges: &[Sge]) -> Result<(), Error> {
+        ranges.iter().try_for_each(|range| mem::advise(pd.id(), advice, range))
     }
 
     /// Ends it: when this returns, nothing touches the memory any more.

@@ -266,6 +266,17 @@ pub enum AsyncEvent {
     GidChange(u8),
 }
 
+/// What is to be done with pages of on-demand regions before a request touches them; ibv_advise_mr(3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Advice {
+    /// Have them mapped.
+    Prefetch,
+    /// Have them mapped for writing.
+    PrefetchWrite,
+    /// Take notice of those that are mapped: nothing, here.
+    PrefetchNoFault,
+}
+
 /// An opaque word that the creator of an object gets back in its events (libshim: the C object's address).
 pub type Cookie = usize;
 
