@@ -354,16 +354,10 @@ impl Conn {
             }
             Incoming::Note(note) => self.on_note(inner, note),
             Incoming::Read { slot, addr, rkey, len, lane } => {
-                match self.target(inner, rkey, addr, len, Access::REMOTE_READ) {
-                    Ok(span) => {
-                        let slot = slot as usize;
-                        if inner.reads.len() <= slot {
-                            inner.reads.resize_with(slot + 1, || None);
-                        }
-                        inner.reads[slot] = Some(Answer { memory: span, by_lane: lane });
-                        inner.engine.on_read(len);
-                    }
-                    Err(refusal) => self.turn_down(inner, refusal),
+                if let Err(refusal) = self.take_read(inner, slot as usize, (addr, rkey, len), lane) {
+                    self.turn_down(inner, refusal);
+                } else {
+                    inner.engine.on_read(len);
                 }
             }
             Incoming::Atomic { op, addr, rkey } => {
@@ -420,6 +414,26 @@ impl Conn {
         }
         let target = mem::target(&mut inner.named, rkey, addr, u64::from(len), need, self.pd.id());
         target.map_err(refusal)
+    }
+
+    /// Notes memory that the peer wants to read.
+    fn take_read(
+        &self,
+        inner: &mut Inner,
+        slot: usize,
+        (addr, rkey, len): (u64, u32, u32),
+        by_lane: bool,
+    ) -> Result<(), Refusal> {
+        if !inner.access.contains(Access::REMOTE_READ) {
+            return Err(Refusal::Invalid);
+        }
+        if inner.reads.len() <= slot {
+            inner.reads.resize_with(slot + 1, || None);
+        }
+        let answer = inner.reads[slot].get_or_insert_with(|| Answer { memory: Span::empty(), by_lane });
+        answer.by_lane = by_lane;
+        let (span, named) = (&mut answer.memory, &mut inner.named);
+        mem::retarget(span, named, rkey, addr, len.into(), Access::REMOTE_READ, self.pd.id()).map_err(refusal)
     }
 
     /// Copies staged payload into its place. False if the place is gone: the request is refused.

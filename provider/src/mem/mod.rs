@@ -47,6 +47,23 @@ pub(crate) fn target(
     Region::span(cached(last, rkey)?, addr, len, need, pd)
 }
 
+/// Makes `span` what [`target`] would find: in less time where it is of the same region.
+#[inline]
+pub(crate) fn retarget(
+    span: &mut Span,
+    last: &mut Option<Arc<Region>>,
+    rkey: u32,
+    addr: u64,
+    len: u64,
+    need: Access,
+    pd: PdId,
+) -> Result<(), AccessError> {
+    if len == 0 || !span.point(cached(last, rkey)?, addr, len, need, pd) {
+        *span = target(last, rkey, addr, len, need, pd)?;
+    }
+    Ok(())
+}
+
 /// Writes `source` where a peer names `covers` bytes with `rkey`, as [`target`] and [`Span::copy_in`] would. False if
 /// that is a device's, and not written.
 #[inline]
