@@ -141,7 +141,7 @@ impl Standby {
         // Relaxed: a hint.
         if self.polled.swap(false, Ordering::Relaxed) && self.may_nap() {
             let nap = watch.nap;
-            watch.nap = (nap * 2).min(NAP_LAST);
+            watch.nap = (nap * 2).min(NAP_SOON.max(nap * 5 / 4)).min(NAP_LAST);
             Plan::StandBack(nap)
         } else {
             watch.nap = NAP_FIRST;
@@ -186,9 +186,12 @@ impl Standby {
     }
 }
 
-/// The first nap, and the longest: naps grow while polling goes on.
+/// The first nap, and the longest. Naps grow while polling goes on: by doubling, as who has begun to poll may soon stop, and
+/// from [`NAP_SOON`] on by a quarter. The end of a nap takes tens of microseconds from who polls on that processor, if a
+/// hypervisor keeps the time.
 const NAP_FIRST: Duration = Duration::from_micros(50);
-const NAP_LAST: Duration = Duration::from_millis(1);
+const NAP_SOON: Duration = Duration::from_millis(1);
+const NAP_LAST: Duration = Duration::from_millis(4);
 /// What a sender of 4 KiB messages takes to gather and send half of perftest's window.
 const LINGER: Duration = Duration::from_micros(100);
 /// A look at a socket takes less than a microsecond, unless somebody else has run meanwhile.
@@ -202,6 +205,8 @@ const ABSTINENCE_LAST: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     #[test]
@@ -227,13 +232,22 @@ mod tests {
     #[test]
     fn naps_grow_while_polling_goes_on() {
         let (standby, mut watch) = (Standby::default(), Watch::default());
-        let naps: Vec<_> = (0..6)
-            .map(|_| {
-                standby.polled();
-                standby.plan(&mut watch)
-            })
-            .collect();
-        assert_eq!(naps, [50, 100, 200, 400, 800, 1000].map(|us| Plan::StandBack(Duration::from_micros(us))));
+        let mut nap = || {
+            standby.polled();
+            match standby.plan(&mut watch) {
+                Plan::StandBack(nap) => nap,
+                Plan::Sleep => panic!("somebody polls"),
+            }
+        };
+        let soon: Vec<_> = (0..6).map(|_| nap()).collect();
+        assert_eq!(soon, [50, 100, 200, 400, 800, 1000].map(Duration::from_micros));
+        let mut polled: Duration = soon.iter().sum();
+        let later = iter::repeat_with(nap).take_while(|nap| *nap < NAP_LAST).take(100);
+        for nap in later {
+            assert!(nap > NAP_SOON && nap < polled / 2, "{nap:?} after {polled:?}");
+            polled += nap;
+        }
+        assert!(polled < 8 * NAP_LAST, "{polled:?}");
     }
 
     #[test]
