@@ -6,11 +6,14 @@ use crate::engine::{Current, Fatal, Incoming, Refusal, Source, SourceGone, Trans
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 
-/// Acknowledge at once after this many requests, or bytes, or the lesser number of both (WIRE §5.2); before, acks wait
-/// for a frame to ride on.
+/// Acknowledge at once after this many requests, or so many bytes where any has been executed, or the lesser number of both
+/// (WIRE §5.2); before, acks wait for a frame to ride on.
 const ACK_REQUESTS: u32 = 64;
-const ACK_BYTES: u32 = 512 << 10;
+const ACK_BYTES: u32 = 1 << 20;
 const ACK_BOTH: (u32, u32) = (16, 32 << 10);
+/// After so many bytes of a message the peer should hear that its receiver is alive: on a good occasion, or at once.
+const ALIVE_BYTES: u32 = 512 << 10;
+const ALIVE_NOW_BYTES: u32 = 8 << 20;
 
 /// Where the payload of a frame goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -166,15 +169,16 @@ impl Responder {
 
     /// The peer should hear of progress when there is a good occasion.
     pub(crate) fn owes_ack(&self) -> bool {
-        self.ack() != self.acked || self.bytes >= ACK_BYTES || self.owes_credit()
+        self.ack() != self.acked || self.bytes >= ALIVE_BYTES || self.owes_credit()
     }
 
     /// The peer should hear of progress now.
     pub(crate) fn owes_ack_now(&self) -> bool {
         let (requests, bytes) = (self.ack().wrapping_sub(self.acked), self.bytes);
         requests >= ACK_REQUESTS
-            || bytes >= ACK_BYTES
+            || (requests > 0 && bytes >= ACK_BYTES)
             || (requests >= ACK_BOTH.0 && bytes >= ACK_BOTH.1)
+            || bytes >= ALIVE_NOW_BYTES
             || self.owes_credit_now()
     }
 
