@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dmverbs_proto::{HELLO_LEN, Hello, HelloError, Tick, Verdict};
 
 use super::conn::Conn;
+use super::link::WINDOW;
 use super::registry::port;
 use super::{BOOTSTRAP, LISTENER, Progress, REPORT, Turn};
 use crate::object::{Gid, devices};
@@ -468,6 +469,7 @@ enum Step {
 fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
     socket::nodelay(socket.as_fd())?;
     socket::keep_alive(socket.as_fd())?;
+    socket::make_room(socket.as_fd(), WINDOW.bytes)?;
     // For the memory of devices; nothing else is sent so.
     devmem::enable_zerocopy(socket.as_fd())?;
     // The socket is fresh: a hello fits its buffer, or the socket is of no use.

@@ -16,7 +16,7 @@ use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
 /// What a connection has on its way: what is more would wait in the kernel, and be out of the processors' caches when
 /// its turn comes. A path that holds more gets twice as much as it holds, which is looked at when so many windows have
 /// been sent and one is full.
-const WINDOW: proto::Window = proto::Window { bytes: 2 << 20, requests: 3 };
+pub(super) const WINDOW: proto::Window = proto::Window { bytes: 3 << 20, requests: 3 };
 const LOOK_WINDOWS: u64 = 4;
 /// What the connections of a process have on their way together at most, a request of each aside: a third of what the
 /// kernel lets wait in all sockets, and no less than this.

@@ -301,6 +301,16 @@ pub(crate) fn keep_small(socket: BorrowedFd<'_>, small: bool) -> io::Result<()> 
     set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, if small { SOCK_RCVBUF_LOCK } else { 0 })
 }
 
+/// So many bytes may wait to be read from now on (half of what net.ipv4.tcp_rmem allows at most), and more if the kernel finds
+/// that they should. By itself it measures what is read in a round trip, and stops too early where that is short: whoever
+/// sends then meets a window of zero. To wait for more than fits makes room, and leaves the kernel free to make more
+/// (`tcp_set_rcvlowat()`, net/ipv4/tcp.c), as SO_RCVBUF does not.
+pub(crate) fn make_room(socket: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
+}
+
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` is readable for the length given.
@@ -510,6 +520,21 @@ mod tests {
         let epoll = Epoll::new().unwrap();
         epoll.add(socket.as_fd(), 0, interest).unwrap();
         assert_eq!(epoll.wait(&mut [Event::default()], Some(Duration::from_secs(10))).unwrap(), 1);
+    }
+
+    #[test]
+    fn there_is_room_for_what_may_come_and_the_kernel_may_make_more() {
+        const SOL: libc::c_int = libc::SOL_SOCKET;
+        const SO_BUF_LOCK: libc::c_int = 72;
+        let (_listener, port) = listen(None).unwrap();
+        let socket = connect((std::net::Ipv4Addr::LOCALHOST, port).into(), None, None).unwrap();
+        let room = || option(socket.as_fd(), SOL, libc::SO_RCVBUF).unwrap();
+        let before = room();
+        let asked = 2 * before;
+        make_room(socket.as_fd(), asked as u64).unwrap();
+        assert!(room() >= asked, "{before} bytes, and now {}", room());
+        assert_eq!(option(socket.as_fd(), SOL, libc::SO_RCVLOWAT).unwrap(), 1);
+        assert_eq!(option(socket.as_fd(), SOL, SO_BUF_LOCK).unwrap(), 0);
     }
 
     #[test]
