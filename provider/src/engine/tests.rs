@@ -1,6 +1,6 @@
 //! Connections with a peer that says what a test has it say, and memory of a device that is none.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
 
+use super::link::WINDOW;
 use super::testing::{TRAFFIC_CLASS, connected, end, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
@@ -37,6 +38,17 @@ fn a_stream_and_a_lane_have_the_traffic_class_of_the_address_handle() {
     for stream in [&link.stream, &link.lane_out.as_ref().unwrap().stream] {
         assert_eq!(socket::option(stream.tx(), libc::IPPROTO_IP, libc::IP_TOS).unwrap(), i32::from(TRAFFIC_CLASS));
     }
+}
+
+#[test]
+fn a_stream_has_room_for_what_its_peer_may_have_on_the_way() {
+    let (end, _peer) = connected();
+    let inner = end.conn.lock();
+    let room = socket::option(inner.link.as_ref().unwrap().stream.tx(), libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap();
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").unwrap();
+    let most: u64 = limits.split_whitespace().next_back().unwrap().parse().unwrap();
+    let wanted = WINDOW.bytes.min(most / 2);
+    assert!(room as u64 >= wanted, "{room} bytes instead of {wanted}");
 }
 
 #[test]
