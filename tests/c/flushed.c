@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define REQUESTS 4
-#define LENGTH (8 << 20)
+#define LENGTH (16 << 20) /* more than two sockets hold */
 
 static const struct setup large = {
 	.access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ,
