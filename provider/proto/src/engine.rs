@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 
 use crate::Tick;
+use crate::flow::Flow;
 use crate::frame::{DecodeError, Flags, Frame, Op};
 use crate::hello::Hello;
 use crate::lane::Note;
@@ -217,6 +218,7 @@ pub struct Engine {
     state: State,
     requester: Requester,
     responder: Responder,
+    flow: Flow,
     timing: Timing,
     peer_rnr_timer: Tick,
     /// Ours, if the peer has to hear of it once more.
@@ -253,6 +255,7 @@ impl Engine {
             state: State::Unconnected,
             requester: Requester::new(limits.send_wr),
             responder: Responder::new(limits.recv_wr),
+            flow: Flow::new(Window::UNLIMITED.bytes),
             timing: Timing::default(),
             peer_rnr_timer: 0,
             rnr_news: None,
@@ -303,6 +306,11 @@ impl Engine {
     pub(crate) fn renumber(&mut self, from: u32) {
         self.requester.renumber(from);
         self.responder.renumber(from);
+    }
+
+    /// Lets the peer hear sooner how far this side has come, and wait sooner for that, so that tests see it.
+    pub(crate) fn set_grain(&mut self, grain: u64) {
+        self.flow.grain = grain;
     }
 
     /// Receives posted so far, for the hello.
@@ -367,22 +375,29 @@ impl Engine {
         self.requester.flown()
     }
 
+    /// Payload of requests and of responses that was ever sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.flow.sent()
+    }
+
     /// Payload of requests that is sent, and not acknowledged.
     #[must_use]
     pub fn on_way(&self) -> u64 {
         self.requester.on_way()
     }
 
-    /// Whether the next request has to wait for the window.
+    /// Whether the next request, or payload, has to wait for the window.
     #[inline]
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.requester.is_full()
+        self.requester.is_full() || self.flow.is_full()
     }
 
-    /// Limits what is on its way.
+    /// Limits what is on its way, of a long message also what of it is.
     pub fn set_window(&mut self, window: Window) {
         self.requester.window = window;
+        self.flow.window = window.bytes;
     }
 
     /// Begins no request, as if the window were full, or does so again. No deadline runs for one that is not begun.
@@ -474,7 +489,7 @@ impl Engine {
             stamped = true;
         }
         while (self.requester.unsent() > 0 || self.responder.has_responses()) && sink.room() {
-            let responded = match self.responder.emit(sink) {
+            let responded = match self.responder.emit(&mut self.flow, sink) {
                 Ok(responded) => responded,
                 Err(SourceGone) => return self.refuse(Refusal::Access),
             };
@@ -482,7 +497,7 @@ impl Engine {
             if responded && !sink.room() {
                 break;
             }
-            match self.requester.emit(self.responder.ack(), self.responder.credit(), sink) {
+            match self.requester.emit(self.responder.ack(), self.responder.credit(), &mut self.flow, sink) {
                 Emitted::Frame => stamped = true,
                 Emitted::Local => {}
                 Emitted::Nothing if responded => {}
@@ -490,11 +505,13 @@ impl Engine {
                 Emitted::Fault(status) => return self.fail(Some(status)),
             }
         }
-        if (self.rnr_news.is_some() || !stamped && self.responder.owes_ack()) && sink.room() {
+        let news = self.rnr_news.is_some() || self.flow.has_news();
+        if (news || !stamped && self.responder.owes_ack()) && sink.room() {
             let (ack, credit) = (self.responder.ack(), self.responder.credit());
-            let ack = Frame { ack, credit, imm: self.rnr_news.unwrap_or(0), ..Frame::new(Op::Ack) };
-            if sink.frame(ack, Source::None).is_ok() {
+            let (addr, imm) = (self.flow.placed(), self.rnr_news.unwrap_or(0));
+            if sink.frame(Frame { ack, credit, addr, imm, ..Frame::new(Op::Ack) }, Source::None).is_ok() {
                 self.rnr_news = None;
+                self.flow.tell();
                 stamped = true;
             }
         }
@@ -520,11 +537,13 @@ impl Engine {
             return;
         }
         if let Some(refusal) = self.nak {
+            // What the peer says is no longer heard.
+            self.flow.window = u64::MAX;
             while self.responder.has_responses() {
                 if !sink.room() {
                     return;
                 }
-                if self.responder.emit(sink).is_err() {
+                if self.responder.emit(&mut self.flow, sink).is_err() {
                     break;
                 }
             }
@@ -546,8 +565,9 @@ impl Engine {
         match self.state {
             State::Failed if !self.bye => Need::Now,
             State::Open if !self.notes.is_empty() || self.rnr_news.is_some() => Need::Now,
-            State::Open if self.responder.owes_ack_now() || self.responder.has_responses() => Need::Now,
-            State::Open if self.responder.owes_ack() => Need::Lazy,
+            State::Open if self.responder.owes_ack_now() || self.flow.has_much_news() => Need::Now,
+            State::Open if self.responder.has_responses() && !self.flow.is_full() => Need::Now,
+            State::Open if self.responder.owes_ack() || self.flow.has_news() => Need::Lazy,
             _ => Need::Nothing,
         }
     }
@@ -583,6 +603,7 @@ impl Engine {
                 Incoming::AtomicResult { slot, before: frame.own[0] }
             }
             Op::Ack => {
+                self.flow.on_told(frame.addr)?;
                 if frame.imm != 0 {
                     self.peer_rnr_timer = Tick::from(frame.imm);
                 }
@@ -606,6 +627,7 @@ impl Engine {
     pub fn on_payload(&mut self) {
         let Some(frame) = &self.current else { return };
         self.moved = true;
+        self.flow.on_placed(frame.len);
         match frame.op {
             Op::ReadResponse => self.requester.on_response_placed(frame),
             Op::Write | Op::Send => self.responder.on_placed(frame, self.qpn),

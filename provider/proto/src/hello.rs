@@ -6,7 +6,7 @@ use crate::Tick;
 pub const HELLO_LEN: usize = 96;
 
 const MAGIC: [u8; 4] = *b"DMVb";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// What the acceptor thinks of a connection (WIRE §2.3).
 #[repr(u16)]
@@ -78,7 +78,7 @@ impl Hello {
         b[0..4].copy_from_slice(&MAGIC);
         b[4..6].copy_from_slice(&VERSION.to_le_bytes());
         b[6..8].copy_from_slice(&(self.verdict as u16).to_le_bytes());
-        // Bytes 8..16 are feature bits: none are defined in version 1.
+        // Bytes 8..16 are feature bits: none are defined in version 2.
         b[16..20].copy_from_slice(&self.src_qpn.to_le_bytes());
         b[20..24].copy_from_slice(&self.dst_qpn.to_le_bytes());
         b[24..40].copy_from_slice(&self.src_gid);

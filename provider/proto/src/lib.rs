@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod engine;
+mod flow;
 mod frame;
 mod hello;
 mod lane;

@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 
 use crate::engine::{Current, Fatal, Handed, Source, SourceGone, Transmit};
+use crate::flow::Flow;
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Slots, Status, Window};
 
@@ -205,12 +206,12 @@ impl Requester {
 
     /// Sends the next frame of the next request, if nothing holds it back.
     #[inline]
-    pub(crate) fn emit(&mut self, ack: u32, credit: u32, sink: &mut impl Transmit) -> Emitted {
+    pub(crate) fn emit(&mut self, ack: u32, credit: u32, flow: &mut Flow, sink: &mut impl Transmit) -> Emitted {
         let full = self.is_full();
         let Some(sent) = self.queue.get_mut(self.next) else { return Emitted::Nothing };
         let request = &sent.request;
         let begins = self.offset == 0;
-        if begins && (self.paused || full) {
+        if begins && (self.paused || full) || request.outgoing() > 0 && flow.is_full() {
             return Emitted::Nothing;
         }
         // Whether all before it has been executed: then it is the turn of what happens here, and not at the peer.
@@ -307,7 +308,10 @@ impl Requester {
             Source::Request { slot: self.slots.at(position), offset: self.offset }
         };
         match sink.frame(frame, source) {
-            Ok(handed) => sent.lent += u32::from(handed == Handed::Lent),
+            Ok(handed) => {
+                sent.lent += u32::from(handed == Handed::Lent);
+                flow.on_sent(frame.len);
+            }
             // It fails when what is before it has been executed, as if posted like that.
             Err(SourceGone) => {
                 sent.request.fault = Some(Status::LocProt);

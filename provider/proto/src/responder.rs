@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 
 use crate::engine::{Current, Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
+use crate::flow::Flow;
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 
@@ -11,9 +12,6 @@ use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 const ACK_REQUESTS: u32 = 64;
 const ACK_BYTES: u32 = 1 << 20;
 const ACK_BOTH: (u32, u32) = (16, 32 << 10);
-/// After so many bytes of a message the peer should hear that its receiver is alive: on a good occasion, or at once.
-const ALIVE_BYTES: u32 = 512 << 10;
-const ALIVE_NOW_BYTES: u32 = 8 << 20;
 
 /// Where the payload of a frame goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -169,7 +167,7 @@ impl Responder {
 
     /// The peer should hear of progress when there is a good occasion.
     pub(crate) fn owes_ack(&self) -> bool {
-        self.ack() != self.acked || self.bytes >= ALIVE_BYTES || self.owes_credit()
+        self.ack() != self.acked || self.owes_credit()
     }
 
     /// The peer should hear of progress now.
@@ -178,7 +176,6 @@ impl Responder {
         requests >= ACK_REQUESTS
             || (requests > 0 && bytes >= ACK_BYTES)
             || (requests >= ACK_BOTH.0 && bytes >= ACK_BOTH.1)
-            || bytes >= ALIVE_NOW_BYTES
             || self.owes_credit_now()
     }
 
@@ -197,18 +194,21 @@ impl Responder {
         !self.responses.is_empty()
     }
 
-    /// Sends the next frame of the oldest response, if there is one.
+    /// Sends the next frame of the oldest response, if there is one and `flow` lets it go.
     #[inline]
-    pub(crate) fn emit(&mut self, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
-        if self.responses.is_empty() { Ok(false) } else { self.emit_response(sink) }
+    pub(crate) fn emit(&mut self, flow: &mut Flow, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
+        if self.responses.is_empty() { Ok(false) } else { self.emit_response(flow, sink) }
     }
 
-    fn emit_response(&mut self, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
+    fn emit_response(&mut self, flow: &mut Flow, sink: &mut impl Transmit) -> Result<bool, SourceGone> {
         let Some(response) = self.responses.front() else { return Ok(false) };
         let mut frame = Frame { credit: self.posted, ..Frame::new(Op::ReadResponse) };
         let (source, last) = match response.answer {
             Answer::Read { slot, len, offset } => {
                 let chunk = (len - offset).min(MAX_CHUNK);
+                if chunk > 0 && flow.is_full() {
+                    return Ok(false);
+                }
                 frame.len = chunk;
                 frame.addr = u64::from(offset);
                 frame.flags.set(Flags::FIRST, offset == 0);
@@ -225,6 +225,7 @@ impl Responder {
         frame.ack = self.ack_after(usize::from(last));
         let len = frame.len;
         sink.frame(frame, source)?;
+        flow.on_sent(len);
         if last {
             self.responses.pop_front();
         } else if let Some(Response { answer: Answer::Read { offset, .. }, .. }) = self.responses.front_mut() {

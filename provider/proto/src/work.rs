@@ -78,7 +78,8 @@ pub struct Remote {
 }
 
 /// What may be on its way to the peer, from the first frame of a request to its acknowledgement: with at least so many
-/// bytes of payload, and so many requests, no further request is begun.
+/// bytes of payload, and so many requests, no further request is begun. Payload of any kind is held back with so many
+/// bytes on its way, unless they are less than 4 MiB (WIRE §4.4).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Window {
     /// Payload in bytes.

@@ -170,7 +170,7 @@ impl Link {
 
     /// Sees now and then whether the path holds more.
     fn choose_window(&mut self, engine: &mut Engine, progress: &Progress) {
-        if engine.flown() - self.chosen < self.share.window.bytes.saturating_mul(LOOK_WINDOWS) {
+        if engine.sent() - self.chosen < self.share.window.bytes.saturating_mul(LOOK_WINDOWS) {
             return;
         }
         let lane = self.lane_out.as_ref().filter(|lane| lane.is_ready()).map(|lane| lane.stream.tx());
@@ -178,7 +178,7 @@ impl Link {
         let capacities = [Some(self.stream.tx()), lane].into_iter().flatten().map(socket::path_capacity);
         // What one of them was seen to hold it may no longer; the other then holds it.
         let capacity = capacities.map(Result::unwrap_or_default).max().unwrap_or(0);
-        (self.share, self.chosen) = (Share::of(progress, capacity), engine.flown());
+        (self.share, self.chosen) = (Share::of(progress, capacity), engine.sent());
         engine.set_window(self.share.window);
     }
 }

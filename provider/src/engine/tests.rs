@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status};
+use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Window};
 
 use super::link::WINDOW;
 use super::testing::{TRAFFIC_CLASS, connected, end, until, write};
@@ -174,6 +174,7 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
 fn what_a_peer_has_asked_for_is_not_all_sent_in_one_turn() {
     const LEN: usize = 32 << 20;
     let (end, mut peer) = connected();
+    end.conn.lock().engine.set_window(Window::UNLIMITED);
     let size: libc::c_int = 2 * LEN as libc::c_int;
     let fd = end.conn.lock().link.as_ref().unwrap().stream.tx().as_raw_fd();
     // SAFETY: `size` is readable for the length given.
@@ -208,6 +209,7 @@ fn what_a_peer_has_asked_for_is_not_all_sent_in_one_turn() {
 #[test]
 fn a_program_is_told_that_a_peer_would_read_what_is_no_longer_registered() {
     let (end, mut peer) = connected();
+    end.conn.lock().engine.set_window(Window::UNLIMITED);
     let mut bytes = vec![0; 32 << 20];
     let addr = bytes.as_mut_ptr().expose_provenance() as u64;
     let [stays, goes] = [(); 2].map(|()| register(addr, 32 << 20, addr, Access::REMOTE_READ, end.pd.id()).unwrap());

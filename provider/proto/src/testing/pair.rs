@@ -42,6 +42,8 @@ pub struct Setup {
     pub looped: bool,
     /// What may be on its way.
     pub window: Window,
+    /// In what pieces the sides tell each other how far they have come, where that is smaller than in life.
+    pub grain: Option<u64>,
     /// Payload goes on the lane or in-band, by chance.
     pub lanes: bool,
     /// Where the wire's counters begin; 0 in life, near their end to see them wrap.
@@ -56,6 +58,7 @@ impl Default for Setup {
             rnr_timer: 640_000,
             looped: false,
             window: Window::UNLIMITED,
+            grain: None,
             lanes: false,
             counters: 0,
         }
@@ -94,6 +97,9 @@ impl Pair {
             side.lane = setup.lanes.then(|| Rng::seeded(seed ^ u64::from(qpn)));
             side.engine.set_timing(setup.timing);
             side.engine.set_window(setup.window);
+            if let Some(grain) = setup.grain {
+                side.engine.set_grain(grain);
+            }
             side
         };
         Pair { a: side(QPN[0]), b: side(QPN[1]), now: 0, rng: Rng::seeded(seed), setup, connected: false }

@@ -41,6 +41,21 @@ fn a_write_with_a_gap_breaks_the_protocol() {
 }
 
 #[test]
+fn payload_is_counted_neither_before_it_is_sent_nor_back() {
+    for (counts, breaks) in [([3, 8], false), ([3, 3], false), ([8, 9], true), ([5, 4], true)] {
+        let mut net = Pair::seeded(4);
+        let target = net.b.target(8);
+        net.a.send(0, SendOp::Write(at(target)), &[1; 8]);
+        net.a.transmit(usize::MAX);
+        for addr in counts {
+            let (header, len) = Frame { addr, ..Frame::new(Op::Ack) }.encode();
+            net.a.receive(&header[..len]);
+        }
+        assert_eq!(net.a.fatal.is_some(), breaks, "{counts:?}");
+    }
+}
+
+#[test]
 fn what_is_acknowledged_before_it_is_sent_completes_when_it_is() {
     let mut net = Pair::seeded(4);
     let target = net.b.target(64);

@@ -166,7 +166,7 @@ fn a_long_message_is_acknowledged_on_its_way() {
 fn of_a_long_message_an_ack_may_wait_for_long() {
     // One of 1 MiB was acknowledged in its middle, which told its sender nothing.
     let mut net = Pair::seeded(24);
-    let data = pattern(9 << 20);
+    let data = pattern(3 << 20);
     let target = net.b.target(data.len() as u32);
     net.a.send(0, SendOp::Write(at(target)), &data);
     net.a.transmit(usize::MAX);
@@ -179,7 +179,7 @@ fn of_a_long_message_an_ack_may_wait_for_long() {
         .collect();
     // Headers take some of what comes.
     assert_eq!(needs[..2], [Need::Nothing, Need::Lazy]);
-    assert_eq!(needs.iter().position(|need| *need == Need::Now), Some(16));
+    assert_eq!(needs.iter().position(|need| *need == Need::Now), Some(4));
 }
 
 /// The peer is silent from now on, which fails the request between one and two budgets later.

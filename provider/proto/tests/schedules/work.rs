@@ -156,6 +156,40 @@ fn a_full_window_lets_no_request_begin() {
 }
 
 #[test]
+fn of_a_long_message_no_more_than_the_window_is_on_its_way() {
+    // What its sender was ahead by filled both sockets, and was out of the caches when it was read.
+    const WINDOW: usize = 5 << 20;
+    let data = pattern(16 << 20);
+    for reads in [false, true] {
+        let mut net = paired(Setup { window: Window { bytes: WINDOW as u64, requests: 1 }, ..Setup::default() });
+        let (source, target) = if reads {
+            let source = net.a.memory.register(data.clone(), Access::all());
+            let target = net.b.send(0, SendOp::Read(at(source)), &vec![0; data.len()]);
+            net.b.transmit(usize::MAX);
+            net.deliver(B, usize::MAX);
+            (source, target)
+        } else {
+            let target = net.b.target(data.len() as u32);
+            (net.a.send(0, SendOp::Write(at(target)), &data), target)
+        };
+        let mut most = 0;
+        while {
+            net.a.transmit_if_needed(usize::MAX);
+            most = most.max(net.a.under_way());
+            net.deliver(A, 300_000) > 0
+        } {
+            net.b.transmit_if_needed(usize::MAX);
+            net.deliver(B, usize::MAX);
+        }
+        let frame = MAX_CHUNK as usize + HEADER_LEN;
+        assert!((WINDOW - frame..WINDOW + 2 * frame).contains(&most), "{most} bytes, reads: {reads}");
+        assert!(net.b.bytes(target) == net.a.bytes(source));
+        let requester = if reads { &mut net.b } else { &mut net.a };
+        assert_eq!(requester.statuses(), [(0, Success)]);
+    }
+}
+
+#[test]
 fn who_is_closed_begins_nothing_but_goes_on_and_answers() {
     let mut net = paired(Setup::default());
     let target = net.b.target(64);

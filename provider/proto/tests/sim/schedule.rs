@@ -65,6 +65,7 @@ pub fn run(seed: u64) {
         } else {
             Window { bytes: rng.within(0..200), requests: rng.within(1..5) }
         },
+        grain: rng.one_in(2).then(|| rng.within(1..200)),
         lanes: rng.one_in(2),
         counters: if rng.one_in(2) { 0 } else { (rng.within(0..40) as u32).wrapping_neg() },
     };
