@@ -1,6 +1,7 @@
 //! One QP at work: its protocol engine, its stream, and the memory its requests name.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,12 +24,11 @@ use crate::sys::cancel::Uncancelled;
 use crate::sys::socket::Iov;
 use crate::transport::{Flushed, Stream, Wait};
 
-/// Requests that gather while the peer is busy with earlier ones are sent when there are this many, or this many
-/// bytes, or the lesser number of both: one call for all of perftest's window of 128 when the messages are tiny, half
-/// of it when the copying counts.
-const GATHER_REQUESTS: usize = 128;
+/// Requests that gather while the peer is busy with earlier ones are sent when they are so many bytes, or so many
+/// (see [`gather`]), or the lesser number of both.
 const GATHER_BYTES: u64 = 1 << 20;
-const GATHER_BOTH: (usize, u64) = (64, 64 << 10);
+const GATHER_REQUESTS: RangeInclusive<usize> = 16..=128;
+const GATHER_BOTH: (usize, u64) = (72, 64 << 10);
 /// Turns that bring something from the peer, completions perhaps and then more requests, for which requests that
 /// gather wait before they are sent.
 const PATIENCE: u32 = 4;
@@ -96,6 +96,8 @@ pub(crate) struct Inner {
     pub(super) reads: Vec<Option<Answer>>,
     pub(super) traffic: Traffic,
     unsent_bytes: u64,
+    /// So many requests gather at most.
+    gather: usize,
     /// What is left of [`PATIENCE`] for the requests that gather now.
     patience: u32,
     /// The last turn brought something.
@@ -148,6 +150,7 @@ impl Conn {
             reads: Vec::new(),
             traffic: Traffic::default(),
             unsent_bytes: 0,
+            gather: gather(cap.send_wr as usize),
             patience: 0,
             brought: false,
             burst: 0,
@@ -678,6 +681,12 @@ pub(super) struct Serviced {
 /// Reads from one connection before others get their turn.
 const TURNS: u32 = 16;
 
+/// How many requests gather, of a queue of so many: a little more than half, so that the peer works on these while the
+/// others are posted. Of perftest's 128, of which one in a hundred completes, that one is then among the first part.
+fn gather(send_wr: usize) -> usize {
+    (send_wr * 9 / 16).clamp(*GATHER_REQUESTS.start(), *GATHER_REQUESTS.end())
+}
+
 fn limits(cap: &QpCap) -> proto::Limits {
     proto::Limits { send_wr: cap.send_wr as usize, recv_wr: cap.recv_wr as usize }
 }
@@ -750,9 +759,8 @@ impl Inner {
     /// Whether there is enough to be worth a system call.
     fn has_gathered(&self) -> bool {
         let (requests, bytes) = (self.engine.unsent(), self.unsent_bytes);
-        let enough = requests >= GATHER_REQUESTS
-            || bytes >= GATHER_BYTES
-            || (requests >= GATHER_BOTH.0 && bytes >= GATHER_BOTH.1);
+        let enough =
+            requests >= self.gather || bytes >= GATHER_BYTES || (requests >= GATHER_BOTH.0 && bytes >= GATHER_BOTH.1);
         enough && !self.engine.is_full()
     }
 

@@ -169,6 +169,25 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
     assert_eq!(end.qp.state(), QpState::Err);
 }
 
+#[test]
+fn requests_gather_until_they_are_more_than_half_of_the_queue() {
+    let (end, _peer) = connected();
+    let mut bytes = [0; 8];
+    let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+    let region = register(addr, 8, addr, Access::LOCAL_WRITE, end.pd.id()).unwrap();
+    let _no_progress = end.conn.progress.turn.lock();
+    let unsent: Vec<_> = (0..38)
+        .map(|_| {
+            end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr, length: 8, lkey: region.key() });
+            end.conn.lock().engine.unsent()
+        })
+        .collect();
+    // The first finds nothing on its way.
+    let gathering: Vec<_> = (1..36).collect();
+    assert_eq!(unsent, [&[0], &gathering[..], &[0, 1]].concat());
+    end.deregister(region);
+}
+
 /// The stream takes all of it at once, as it would if the peer read as fast as we send.
 #[test]
 fn what_a_peer_has_asked_for_is_not_all_sent_in_one_turn() {
