@@ -804,12 +804,18 @@ impl Engine {
     #[inline]
     #[must_use]
     pub fn wants_tick(&self) -> bool {
-        self.requester.owed() && self.timing.retry.is_some() || self.requester.starved && self.timing.rnr_retry < 7
+        self.requester.owed() && self.timing.retry.is_some() || self.has_rnr_deadline()
     }
 
-    /// Whether the deadline that runs is a receiver-not-ready one, which is short.
+    /// Whether the next request waits for a receive of the peer.
     #[must_use]
     pub fn is_starved(&self) -> bool {
         self.requester.starved
+    }
+
+    /// Whether a receiver-not-ready deadline runs, which is short.
+    #[must_use]
+    pub fn has_rnr_deadline(&self) -> bool {
+        self.is_starved() && self.timing.rnr_retry < 7
     }
 }

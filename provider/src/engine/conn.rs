@@ -352,7 +352,7 @@ impl Conn {
     /// Sees to it that the thread looks at the deadlines that run.
     #[inline]
     fn mind_deadlines(self: &Arc<Self>, inner: &mut Inner) {
-        if !inner.engine.is_starved() {
+        if !inner.engine.has_rnr_deadline() {
             inner.starved = false;
         } else if !inner.starved {
             // A receiver-not-ready deadline is much shorter than the one that may be set already.

@@ -272,10 +272,11 @@ impl Progress {
     #[inline]
     pub(crate) fn poll_inline(&self) {
         self.standby.polled();
-        if self.thread_waits.load(Ordering::Relaxed) {
-            return;
-        }
-        let Some(mut turn) = self.turn.try_lock() else { return };
+        let turn = if self.thread_waits.load(Ordering::Relaxed) { None } else { self.turn.try_lock() };
+        let Some(mut turn) = turn else {
+            // On this very processor, perhaps.
+            return std::thread::yield_now();
+        };
         let moved = self.turn_inline(&mut turn, !self.standby.is_asleep());
         if !moved && !turn.desk.lazy.is_empty() {
             self.send_acks(turn.desk.lazy.take_all());

@@ -5,8 +5,12 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Window};
+use nix::sched::CpuSet;
+use nix::unistd::Pid;
 
 use super::link::WINDOW;
 use super::testing::{TRAFFIC_CLASS, connected, end, until, write};
@@ -167,6 +171,48 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
     end.deregister(region);
     assert!(memory.is_let_go());
     assert_eq!(end.qp.state(), QpState::Err);
+}
+
+/// A poller that waited for the thread to come and go kept the only processor from it, for milliseconds.
+#[test]
+fn a_poller_makes_way_for_the_thread_on_its_processor() {
+    const TURNS: u32 = 50;
+    let pin = || nix::sched::sched_setaffinity(Pid::from_raw(0), &first_processor()).unwrap();
+    let (end, _peer) = connected();
+    let (progress, ended) = (end.conn.progress, AtomicBool::new(false));
+    let shortest = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin();
+            while !ended.load(Ordering::Relaxed) {
+                progress.poll_inline();
+            }
+        });
+        let turns = scope.spawn(|| {
+            pin();
+            // Others may want the processor, too.
+            let times = (0..10).map(|_| {
+                let begin = Instant::now();
+                for _ in 0..TURNS {
+                    progress.thread_waits.store(true, Ordering::Relaxed);
+                    std::thread::yield_now();
+                    drop(progress.thread_turn());
+                }
+                begin.elapsed()
+            });
+            times.min().unwrap()
+        });
+        let shortest = turns.join();
+        ended.store(true, Ordering::Relaxed);
+        shortest.unwrap()
+    });
+    assert!(shortest < TURNS * Duration::from_micros(500), "{shortest:?}");
+}
+
+fn first_processor() -> CpuSet {
+    let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut first = CpuSet::new();
+    first.set((0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap()).unwrap();
+    first
 }
 
 #[test]
