@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod driver;
 mod engine;
 mod flow;
 mod frame;
@@ -21,7 +22,8 @@ mod responder;
 pub mod testing;
 mod work;
 
-pub use engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Refusal, Source, SourceGone, Timing, Transmit};
+pub use driver::{Handed, Incoming, Need, Refusal, Source, SourceGone, Transmit};
+pub use engine::{Engine, Fatal, Limits, Timing};
 pub use frame::{DecodeError, Flags, Frame, HEADER_LEN, IN_BAND, LANE, MAX_CHUNK, MAX_HEADER_LEN, Op};
 pub use hello::{HELLO_LEN, Hello, HelloError, Verdict, rnr_timer};
 pub use lane::{Note, PROBE_LEN, probe};

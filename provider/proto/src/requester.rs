@@ -2,7 +2,8 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::{Current, Fatal, Handed, Source, SourceGone, Transmit};
+use crate::driver::{Handed, Source, SourceGone, Transmit};
+use crate::engine::{Current, Fatal};
 use crate::flow::Flow;
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{Completion, Extra, Request, SendFlags, SendOp, Slots, Status, Window};

@@ -2,7 +2,8 @@
 
 use alloc::collections::VecDeque;
 
-use crate::engine::{Current, Fatal, Incoming, Refusal, Source, SourceGone, Transmit};
+use crate::driver::{Incoming, Refusal, Source, SourceGone, Transmit};
+use crate::engine::{Current, Fatal};
 use crate::flow::Flow;
 use crate::frame::{Flags, Frame, MAX_CHUNK, Op};
 use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use super::rng::Rng;
 use super::side::Side;
 use crate::Tick;
-use crate::engine::{Limits, Need, Timing};
+use crate::driver::Need;
+use crate::engine::{Limits, Timing};
 use crate::hello::{HELLO_LEN, Hello, Verdict};
 use crate::work::Window;
 

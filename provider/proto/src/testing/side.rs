@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use super::memory::{Denied, Memory, Sge, slice};
 use super::rng::Rng;
-use crate::engine::{Engine, Fatal, Handed, Incoming, Limits, Need, Refusal, Source, SourceGone, Transmit};
+use crate::driver::{Handed, Incoming, Need, Refusal, Source, SourceGone, Transmit};
+use crate::engine::{Engine, Fatal, Limits};
 use crate::frame::{Flags, Frame, LANE};
 use crate::lane::Note;
 use crate::responder::Destination;
