@@ -1,5 +1,7 @@
 //! What an engine and its driver say to each other.
 
+#[cfg(doc)]
+use crate::Engine;
 use crate::frame::Frame;
 use crate::lane::Note;
 use crate::responder::Destination;
@@ -58,13 +60,13 @@ pub struct SourceGone;
 /// What became of the memory that a frame's payload comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Handed {
-    /// Its owner may have it back when the request is executed, and the frame is sent ([`Engine::on_flushed`](crate::Engine::on_flushed)).
+    /// Its owner may have it back when the request is executed, and the frame is sent ([`Engine::on_flushed`]).
     Over,
-    /// The driver, or the kernel, still reads it: the request does not complete before [`Engine::release`](crate::Engine::release).
+    /// The driver, or the kernel, still reads it: the request does not complete before [`Engine::release`].
     Lent,
 }
 
-/// What the driver offers to [`Engine::transmit`](crate::Engine::transmit).
+/// What the driver offers to [`Engine::transmit`].
 pub trait Transmit {
     /// Queues a header and `frame.len` bytes from `source`, or nothing at all. The driver may choose the frame's lane,
     /// and ask for one ([`Flags::LANE`](crate::Flags::LANE)).
@@ -83,9 +85,9 @@ pub trait Transmit {
 pub enum Incoming {
     /// Nothing.
     Done,
-    /// Place `frame.len` bytes of payload there, then call [`Engine::on_payload`](crate::Engine::on_payload); or [`Engine::refuse`](crate::Engine::refuse).
+    /// Place `frame.len` bytes of payload there, then call [`Engine::on_payload`]; or [`Engine::refuse`].
     Payload(Destination),
-    /// Resolve this memory into response slot `slot`, then call [`Engine::on_read`](crate::Engine::on_read); or [`Engine::refuse`](crate::Engine::refuse).
+    /// Resolve this memory into response slot `slot`, then call [`Engine::on_read`]; or [`Engine::refuse`].
     Read {
         /// Response slot, below the `max_dest_rd_atomic` agreed.
         slot: u32,
@@ -100,7 +102,7 @@ pub enum Incoming {
     },
     /// The peer's driver has said this.
     Note(Note),
-    /// Execute this, then call [`Engine::on_atomic`](crate::Engine::on_atomic); or [`Engine::refuse`](crate::Engine::refuse).
+    /// Execute this, then call [`Engine::on_atomic`]; or [`Engine::refuse`].
     Atomic {
         /// What.
         op: AtomicOp,
@@ -116,11 +118,11 @@ pub enum Incoming {
         /// The value before.
         before: u64,
     },
-    /// Call [`Engine::refuse`](crate::Engine::refuse) with this.
+    /// Call [`Engine::refuse`] with this.
     Refused(Refusal),
 }
 
-/// How urgently [`Engine::transmit`](crate::Engine::transmit) should be called.
+/// How urgently [`Engine::transmit`] should be called.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Need {
     /// Not at all.

@@ -130,7 +130,7 @@ impl Engine {
             state: State::Unconnected,
             requester: Requester::new(limits.send_wr),
             responder: Responder::new(limits.recv_wr),
-            flow: Flow::new(Window::UNLIMITED.bytes),
+            flow: Flow::new(),
             timing: Timing::default(),
             peer_rnr_timer: 0,
             rnr_news: None,
@@ -413,7 +413,7 @@ impl Engine {
         }
         if let Some(refusal) = self.nak {
             // What the peer says is no longer heard.
-            self.flow.window = u64::MAX;
+            self.flow.window = Window::UNLIMITED.bytes;
             while self.responder.has_responses() {
                 if !sink.room() {
                     return;

@@ -1,6 +1,7 @@
 //! How much payload is on its way, of requests and of responses alike (WIRE §4.4).
 
 use crate::engine::Fatal;
+use crate::work::Window;
 
 /// Bytes of payload since the connection began.
 #[derive(Debug)]
@@ -21,7 +22,8 @@ pub(crate) struct Flow {
 const GRAIN: u64 = 2 << 20;
 
 impl Flow {
-    pub(crate) fn new(window: u64) -> Flow {
+    pub(crate) fn new() -> Flow {
+        let window = Window::UNLIMITED.bytes;
         Flow { sent: 0, landed: 0, placed: 0, told: 0, window, grain: GRAIN }
     }
 

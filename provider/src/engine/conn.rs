@@ -1,7 +1,6 @@
 //! One QP at work: its protocol engine, its stream, and the memory its requests name.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,10 +23,10 @@ use crate::sys::cancel::Uncancelled;
 use crate::sys::socket::Iov;
 use crate::transport::{Flushed, Stream, Wait};
 
-/// Requests that gather while the peer is busy with earlier ones are sent when they are so many bytes, or so many
-/// (see [`gather`]), or the lesser number of both.
+/// Requests that gather while the peer is busy with earlier ones are sent when they are so many bytes, or so many,
+/// which depends on the queue (see [`gather`]), or the lesser number of both.
 const GATHER_BYTES: u64 = 1 << 20;
-const GATHER_REQUESTS: RangeInclusive<usize> = 16..=128;
+const GATHER_REQUESTS: (usize, usize) = (16, 128);
 const GATHER_BOTH: (usize, u64) = (72, 64 << 10);
 /// Turns that bring something from the peer, completions perhaps and then more requests, for which requests that
 /// gather wait before they are sent.
@@ -684,7 +683,7 @@ const TURNS: u32 = 16;
 /// How many requests gather, of a queue of so many: a little more than half, so that the peer works on these while the
 /// others are posted. Of perftest's 128, of which one in a hundred completes, that one is then among the first part.
 fn gather(send_wr: usize) -> usize {
-    (send_wr * 9 / 16).clamp(*GATHER_REQUESTS.start(), *GATHER_REQUESTS.end())
+    (send_wr * 9 / 16).clamp(GATHER_REQUESTS.0, GATHER_REQUESTS.1)
 }
 
 fn limits(cap: &QpCap) -> proto::Limits {
