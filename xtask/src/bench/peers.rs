@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use dmverbs_tests::perftest::{Figures, Table};
 use dmverbs_tests::process::{Running, run};
 use dmverbs_tests::{Net, Pair, programs, wait};
@@ -98,29 +98,36 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// Finds by a short run how many messages fill the time.
+    /// Finds how many messages fill the time. A short run is slower than a long one: from what fills nothing of it, one that
+    /// does is not foretold.
     pub fn calibrated(bench: &Bench, peer: Peer, size: u64) -> Result<Participant> {
         let short = if size < 1 << 20 { 1000 / peer.queue_pairs().min(100) } else { 100 };
         let mut participant = Participant { peer, size, iterations: short };
         if let Peer::Raw { .. } = participant.peer {
             return Ok(participant);
         }
-        let figure = participant.measure(bench, short).with_context(|| participant.describe())?;
-        let rate = match figure {
-            Figure { latency_us: Some(latency), .. } => 5e5 / latency,
-            Figure { bytes_per_second: Some(bandwidth), .. } => {
-                bandwidth / (size * participant.peer.queue_pairs()) as f64
-            }
-            _ => 1000.0,
-        };
         let longer = match participant.peer {
             Peer::OursProcessor { .. } => 1.5,
             // A thousand begin for a twentieth of a second.
             _ if participant.peer.queue_pairs() > 1 => 3.0,
             _ => 1.0,
         };
-        participant.iterations = ((rate * bench.seconds * longer) as u64).max(short);
-        Ok(participant)
+        let wanted = bench.seconds * longer;
+        loop {
+            let iterations = participant.iterations;
+            let figure = participant.measure(bench, iterations).with_context(|| participant.describe())?;
+            let rate = match figure {
+                Figure { latency_us: Some(latency), .. } => 5e5 / latency,
+                Figure { bytes_per_second: Some(bandwidth), .. } => {
+                    bandwidth / (size * participant.peer.queue_pairs()) as f64
+                }
+                _ => bail!("no figures of {}", participant.describe()),
+            };
+            participant.iterations = ((rate * wanted) as u64).max(short);
+            if iterations as f64 >= rate * wanted / 3.0 {
+                return Ok(participant);
+            }
+        }
     }
 
     /// One run.
