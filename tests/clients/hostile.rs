@@ -203,7 +203,7 @@ fn other_version(address: SocketAddr) -> Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(7)))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    ensure!(answer.get(..8) == Some(&[b'D', b'M', b'V', b'b', 2, 0, 3, 0]), "the answer is {answer:?}");
+    ensure!(answer.get(..8) == Some(&[b'D', b'M', b'V', b'b', 3, 0, 3, 0]), "the answer is {answer:?}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ pub const HEADER_LEN: usize = 32;
 /// Bytes of the longest header with its operation's own bytes.
 pub const MAX_HEADER_LEN: usize = HEADER_LEN + 16;
 /// Payload bytes of one frame at most: long messages are cut, so that acks of the other direction get through (WIRE §3.2).
-pub const MAX_CHUNK: u32 = 256 << 10;
+pub const MAX_CHUNK: u32 = 1 << 20;
 
 /// The payload follows its header.
 pub const IN_BAND: u16 = 0;

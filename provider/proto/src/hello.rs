@@ -6,7 +6,7 @@ use crate::Tick;
 pub const HELLO_LEN: usize = 96;
 
 const MAGIC: [u8; 4] = *b"DMVb";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What the acceptor thinks of a connection (WIRE §2.3).
 #[repr(u16)]
