@@ -23,6 +23,8 @@ use nix::unistd::{Pid, geteuid};
 use crate::interrupt::{self, Made};
 use crate::wait;
 
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 /// Two ends between which a server and a client talk.
 pub struct Net {
     server: Side,
@@ -101,13 +103,17 @@ impl Net {
         &self.client
     }
 
+    /// The TCP congestion control of the sockets that the client's end makes.
+    pub fn congestion_control(&self) -> Result<String> {
+        let name = self.client.inside(|| fs::read_to_string(CONGESTION_CONTROL))?.context(CONGESTION_CONTROL)?;
+        Ok(name.trim().to_owned())
+    }
+
     /// Chooses the TCP congestion control of all the sockets that will be made in this network.
-    pub fn congestion_control(&self, name: &str) -> Result<()> {
+    pub fn set_congestion_control(&self, name: &str) -> Result<()> {
         for namespace in &self.namespaces {
-            let done = namespace
-                .command("sh")
-                .args(["-c", "echo \"$0\" > /proc/sys/net/ipv4/tcp_congestion_control", name])
-                .output()?;
+            let done =
+                namespace.command("sh").args(["-c", "echo \"$0\" > \"$1\"", name, CONGESTION_CONTROL]).output()?;
             ensure!(done.status.success(), "congestion control {name}: {}", String::from_utf8_lossy(&done.stderr));
         }
         Ok(())

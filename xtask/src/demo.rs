@@ -7,8 +7,6 @@ use dmverbs_tests::{Net, Pair};
 
 use crate::{build, setup};
 
-const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-
 /// Installs, builds, runs, and prints the table.
 pub fn run() -> Result<()> {
     setup::run(&[])?;
@@ -16,9 +14,11 @@ pub fn run() -> Result<()> {
     build::release()?;
     let net = Net::veth()?;
     let (server, client) = (net.server(), net.client());
-    let control = client.inside(|| std::fs::read_to_string(CONGESTION_CONTROL))?.context(CONGESTION_CONTROL)?;
     println!("Two network namespaces, joined by a veth pair: {} and {}.", server.ipv4, client.ipv4);
-    println!("TCP's congestion control, on which large messages depend, is this machine's: {}.", control.trim());
+    println!(
+        "TCP's congestion control, on which large messages depend, is this machine's: {}.",
+        net.congestion_control()?
+    );
     println!("Every line below is `dmverbs run -- PROGRAM …` at both ends.\n");
 
     let mut table = Vec::new();

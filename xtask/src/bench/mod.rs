@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     build::release()?;
     build::baseline()?;
     let net = Net::loopback()?;
-    net.congestion_control(&options.congestion_control)?;
+    net.set_congestion_control(&options.congestion_control)?;
     let bench =
         Bench { net: &net, seconds: if options.quick { 0.3 } else { 0.7 }, ucx: UCX.unpack()?, written: written()? };
     let mut machine = Machine::watch(&net)?;

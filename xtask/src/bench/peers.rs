@@ -98,8 +98,8 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// Finds how many messages fill the time. A short run is slower than a long one: from what fills nothing of it, one that
-    /// does is not foretold.
+    /// Finds how many messages fill the time. A short run is slower than a long one, so it is tried again with more until
+    /// one fills a third.
     pub fn calibrated(bench: &Bench, peer: Peer, size: u64) -> Result<Participant> {
         let short = if size < 1 << 20 { 1000 / peer.queue_pairs().min(100) } else { 100 };
         let mut participant = Participant { peer, size, iterations: short };
