@@ -78,7 +78,7 @@ impl Hello {
         b[0..4].copy_from_slice(&MAGIC);
         b[4..6].copy_from_slice(&VERSION.to_le_bytes());
         b[6..8].copy_from_slice(&(self.verdict as u16).to_le_bytes());
-        // Bytes 8..16 are feature bits: none are defined in version 2.
+        // Bytes 8..16 are feature bits: none are defined yet.
         b[16..20].copy_from_slice(&self.src_qpn.to_le_bytes());
         b[20..24].copy_from_slice(&self.dst_qpn.to_le_bytes());
         b[24..40].copy_from_slice(&self.src_gid);

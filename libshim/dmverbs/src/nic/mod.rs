@@ -21,8 +21,9 @@ pub use settings::NTUPLE;
 /// Prepare an interface for device memory, and put it back.
 ///
 /// Payload goes between a NIC and device memory only where the NIC splits headers off, whatever the packet's size, and
-/// where some of its RX queues get nothing but what is steered to them. All changes are made by netlink, in the network
-/// namespace of the caller.
+/// where some of its RX queues get nothing but what is steered to them. All changes are made in the network namespace
+/// of the caller: by netlink, and by ethtool's ioctl where netlink cannot say it (steering rules; the table of RSS
+/// before Linux 6.17).
 #[derive(Debug, Args)]
 pub struct Nic {
     #[command(subcommand)]
