@@ -121,6 +121,8 @@ static void last_byte(void)
 		expect(a.send_cq, 1);
 	}
 	yes("the last byte of a write is seen after the others", right);
+	say("nothing is promised of those: %d",
+	    ibv_query_qp_data_in_order(a.qp, IBV_WR_RDMA_WRITE, 0));
 }
 
 int main(int argc, char **argv)

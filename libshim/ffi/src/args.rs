@@ -105,6 +105,21 @@ impl<T> Out<'_, T> {
     pub fn set(&mut self, value: T) {
         self.0.write(value);
     }
+
+    /// Stores the first `len` bytes of the result: those that a structure had which has grown since its call was made.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    pub fn set_front(&mut self, value: &T, len: usize)
+    where
+        T: Copy,
+    {
+        assert!(len <= size_of::<T>());
+        // SAFETY:
+        // - `value` is readable for `len` bytes, no more than its size.
+        // - The place is the caller's for as long as `self` lives, with at least these bytes; it is no part of `value`.
+        unsafe { self.0.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping((&raw const *value).cast(), len) };
+    }
 }
 
 impl<T> Arg for Out<'_, T> {

@@ -117,43 +117,40 @@ entry! {
         Ok(())
     }
 
-    /// QP attributes, from the kernel's form; like rdma-core, leaves `qp_state` to the caller
+    /// QP attributes, from the kernel's form; like rdma-core, leaves `qp_state` to the caller, and
+    /// `rate_limit`, which old programs have no room for
     pub fn ibv_copy_qp_attr_from_kern(dst: InOut<'_, ibv_qp_attr>, src: In<'_, KernQp>) -> Void {
         let mut dst = dst;
-        *dst = ibv_qp_attr {
-            qp_state: dst.qp_state,
-            cur_qp_state: src.cur_qp_state,
-            path_mtu: src.path_mtu,
-            path_mig_state: src.path_mig_state,
-            qkey: src.qkey,
-            rq_psn: src.rq_psn,
-            sq_psn: src.sq_psn,
-            dest_qp_num: src.dest_qp_num,
-            qp_access_flags: src.qp_access_flags,
-            cap: ibv_qp_cap {
-                max_send_wr: src.max_send_wr,
-                max_recv_wr: src.max_recv_wr,
-                max_send_sge: src.max_send_sge,
-                max_recv_sge: src.max_recv_sge,
-                max_inline_data: src.max_inline_data,
-            },
-            ah_attr: address(&src.ah_attr),
-            alt_ah_attr: address(&src.alt_ah_attr),
-            pkey_index: src.pkey_index,
-            alt_pkey_index: src.alt_pkey_index,
-            en_sqd_async_notify: src.en_sqd_async_notify,
-            sq_draining: src.sq_draining,
-            max_rd_atomic: src.max_rd_atomic,
-            max_dest_rd_atomic: src.max_dest_rd_atomic,
-            min_rnr_timer: src.min_rnr_timer,
-            port_num: src.port_num,
-            timeout: src.timeout,
-            retry_cnt: src.retry_cnt,
-            rnr_retry: src.rnr_retry,
-            alt_port_num: src.alt_port_num,
-            alt_timeout: src.alt_timeout,
-            rate_limit: dst.rate_limit,
+        dst.cur_qp_state = src.cur_qp_state;
+        dst.path_mtu = src.path_mtu;
+        dst.path_mig_state = src.path_mig_state;
+        dst.qkey = src.qkey;
+        dst.rq_psn = src.rq_psn;
+        dst.sq_psn = src.sq_psn;
+        dst.dest_qp_num = src.dest_qp_num;
+        dst.qp_access_flags = src.qp_access_flags;
+        dst.cap = ibv_qp_cap {
+            max_send_wr: src.max_send_wr,
+            max_recv_wr: src.max_recv_wr,
+            max_send_sge: src.max_send_sge,
+            max_recv_sge: src.max_recv_sge,
+            max_inline_data: src.max_inline_data,
         };
+        dst.ah_attr = address(&src.ah_attr);
+        dst.alt_ah_attr = address(&src.alt_ah_attr);
+        dst.pkey_index = src.pkey_index;
+        dst.alt_pkey_index = src.alt_pkey_index;
+        dst.en_sqd_async_notify = src.en_sqd_async_notify;
+        dst.sq_draining = src.sq_draining;
+        dst.max_rd_atomic = src.max_rd_atomic;
+        dst.max_dest_rd_atomic = src.max_dest_rd_atomic;
+        dst.min_rnr_timer = src.min_rnr_timer;
+        dst.port_num = src.port_num;
+        dst.timeout = src.timeout;
+        dst.retry_cnt = src.retry_cnt;
+        dst.rnr_retry = src.rnr_retry;
+        dst.alt_port_num = src.alt_port_num;
+        dst.alt_timeout = src.alt_timeout;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Queue pairs: creating, modifying, querying and destroying them.
 
 use std::ffi::c_int;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use dmverbs_ffi::{Class, Code, Errno, Handle, In, InOut, OrZero, Out, Own, Ptr, entry};
@@ -113,7 +114,8 @@ entry! {
         // Every attribute costs the same, so what the mask permits to leave out is there, too.
         let (mut attr, mut init_attr) = (attr, init_attr);
         let now = qp.provider().query();
-        attr.set(attributes(&now));
+        // A program of before 2017 has no `rate_limit`.
+        attr.set_front(&attributes(&now), offset_of!(ibv_qp_attr, rate_limit));
         if attr_mask.cast_unsigned() & IBV_QP_STATE != 0 {
             // SAFETY: the structure lives; a program must not query a QP in one thread and modify it in another.
             unsafe { (*qp.c()).qp_base.state = now.state as u32 };
@@ -132,15 +134,11 @@ entry! {
         Ok(())
     }
 
-    /// ibv_query_qp_data_in_order(3): the bytes of an RC message are written in order of address, which is what
-    /// every flag's bit and the plain answer 1 say
+    /// ibv_query_qp_data_in_order(3): nothing is promised, as the kernel and memcpy(3) copy in any order. (Whoever sees
+    /// the last byte of a message sees all of it.)
     pub fn ibv_query_qp_data_in_order(qp: &Qp, op: ibv_wr_opcode, flags: u32) -> OrZero<c_int> {
-        let (_, _) = (qp, op);
-        if flags & !(DATA_IN_ORDER_RETURN_CAPS | DATA_IN_ORDER_DEVICE_ONLY) != 0 {
-            return Ok(0);
-        }
-        let capabilities = flags & DATA_IN_ORDER_RETURN_CAPS != 0;
-        Ok(if capabilities { DATA_IN_ORDER_WHOLE_MSG | DATA_IN_ORDER_ALIGNED_128_BYTES } else { 1 })
+        let (_, _, _) = (qp, op, flags);
+        Ok(0)
     }
 
     /// ibv_create_qp(3)
@@ -333,14 +331,6 @@ fn attributes(now: &QpAttr) -> ibv_qp_attr {
 
 /// PSNs have 24 bits; programs pass random words.
 const PSN: u32 = 0xff_ffff;
-/// `IBV_QUERY_QP_DATA_IN_ORDER_RETURN_CAPS`, of later headers.
-const DATA_IN_ORDER_RETURN_CAPS: u32 = 1;
-/// `IBV_QUERY_QP_DATA_IN_ORDER_DEVICE_ONLY`.
-const DATA_IN_ORDER_DEVICE_ONLY: u32 = 2;
-/// `IBV_QUERY_QP_DATA_IN_ORDER_WHOLE_MSG`.
-const DATA_IN_ORDER_WHOLE_MSG: c_int = 1;
-/// `IBV_QUERY_QP_DATA_IN_ORDER_ALIGNED_128_BYTES`.
-const DATA_IN_ORDER_ALIGNED_128_BYTES: c_int = 2;
 
 #[cfg(test)]
 mod tests {

@@ -58,6 +58,21 @@ fn null_is_refused_and_never_followed() {
     assert_eq!(ibv_query_qp_data_in_order(null_mut(), IBV_WR_SEND, 0), 0, "nothing is promised");
 }
 
+/// Which ends where `rate_limit` begins.
+#[test]
+fn a_structure_of_an_old_program_is_not_overrun() {
+    call!("IBVERBS_1.1", fn ibv_query_qp(
+        qp: *mut ibv_qp, attr: *mut ibv_qp_attr, mask: c_int, init: *mut ibv_qp_init_attr
+    ) -> c_int);
+    call!("IBVERBS_1.0", fn ibv_copy_qp_attr_from_kern(attr: *mut ibv_qp_attr, kern: *const [u64; 64]));
+    let pair = Pair::connected(64);
+    let (mut attr, mut init) = (ibv_qp_attr { rate_limit: 7, ..Default::default() }, Default::default());
+    assert_eq!(ibv_query_qp(pair.a, &raw mut attr, IBV_QP_STATE.cast_signed(), &raw mut init), 0);
+    assert_eq!((attr.qp_state, attr.rate_limit), (IBV_QPS_RTS, 7));
+    ibv_copy_qp_attr_from_kern(&raw mut attr, &[u64::MAX; 64]);
+    assert_eq!((attr.qp_state, attr.qkey, attr.rate_limit), (IBV_QPS_RTS, u32::MAX, 7));
+}
+
 #[test]
 fn a_destroyed_object_is_refused() {
     call!("IBVERBS_1.1", fn ibv_alloc_pd(context: *mut ibv_context) -> *mut ibv_pd);
