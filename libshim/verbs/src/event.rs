@@ -82,6 +82,7 @@ pub unsafe extern "C-unwind" fn ibv_get_async_event(context: *mut ibv_context, e
 fn tell(event: AsyncEvent) -> Option<ibv_async_event> {
     match event {
         AsyncEvent::CqErr(cookie) => about_cq(IBV_EVENT_CQ_ERR, cookie),
+        AsyncEvent::QpFatal(cookie) => about_qp(IBV_EVENT_QP_FATAL, cookie),
         AsyncEvent::QpReqErr(cookie) => about_qp(IBV_EVENT_QP_REQ_ERR, cookie),
         AsyncEvent::QpAccessErr(cookie) => about_qp(IBV_EVENT_QP_ACCESS_ERR, cookie),
         AsyncEvent::SqDrained(cookie) => about_qp(IBV_EVENT_SQ_DRAINED, cookie),

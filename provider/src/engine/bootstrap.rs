@@ -209,11 +209,15 @@ impl Turn {
         }
     }
 
-    fn attach(&mut self, conn: &Arc<Conn>, stream: Stream, theirs: &Hello, told: u32) {
-        self.insert(conn);
-        if let Err(e) = conn.attach(&mut conn.lock(), stream, theirs, told) {
+    /// `theirs` came over `stream`. Where that cannot be waited for, it is lost, as it is to the peer.
+    pub(super) fn attach(&mut self, conn: &Arc<Conn>, stream: Stream, theirs: &Hello, told: u32) {
+        let mut inner = conn.lock();
+        if let Err(e) = conn.attach(&mut inner, stream, theirs, told) {
             tracing::error!(qpn = conn.qpn, error = %e, "cannot wait for the connection");
+            return conn.lose(&mut inner);
         }
+        drop(inner);
+        self.insert(conn);
     }
 
     /// A QP that was destroyed: its number stays taken until the peer has heard its last words.
@@ -221,6 +225,11 @@ impl Turn {
         self.forget(conn);
         self.bootstrap.lingering.push((time::now() + LINGER, conn.clone()));
         conn.progress.set_bootstrap_deadline(self.bootstrap.next_deadline());
+    }
+
+    /// The stream of a QP that may have lingered is gone.
+    pub(super) fn linger_no_more(&mut self, conn: &Arc<Conn>) {
+        self.bootstrap.lingering.retain(|(_, other)| !Arc::ptr_eq(other, conn));
     }
 
     /// A QP no longer wants its peer.
@@ -422,7 +431,7 @@ impl Turn {
         self.bootstrap.pending.retain(|_, pending| pending.deadline > now);
         for (_, conn) in self.bootstrap.lingering.extract_if(.., |(deadline, _)| *deadline <= now) {
             conn.lose(&mut conn.lock());
-            progress.registry.release(&conn);
+            progress.release(&conn);
         }
         for (_, token) in self.bootstrap.deaf.extract_if(.., |(until, _)| *until <= now) {
             let hear = |fd: BorrowedFd<'_>| progress.epoll.modify(fd, token, Interest::READ);

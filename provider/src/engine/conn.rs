@@ -192,11 +192,9 @@ impl Conn {
         inner.phase = Phase::Reset;
         inner.engine = Engine::new(self.qpn, limits(&self.cap));
         inner.access = proto::Access::empty();
-        (inner.peer, inner.named) = (None, None);
-        inner.reads.clear();
+        inner.peer = None;
+        inner.forget_memory();
         inner.traffic = Traffic::default();
-        inner.sends.clear();
-        inner.receives.clear();
         inner.return_messages();
         (inner.unsent_bytes, inner.drained_wanted, inner.reported) = (0, false, false);
         inner.timer = None;
@@ -399,8 +397,9 @@ impl Conn {
                 }
                 self.lose(inner);
             } else if let Some(link) = &mut inner.link {
-                // What the peer said before may still wait to be read; the end of the stream follows it.
+                // What the peer said before may still wait to be read; the end of the stream follows it, as it does ours.
                 link.broken = true;
+                link.stream.finish();
                 if let Some(batch) = link.batch.take() {
                     self.progress.batches().give(batch);
                 }
@@ -708,6 +707,11 @@ impl Inner {
         self.access = access;
     }
 
+    /// Whom it has met, or is to meet.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
     /// Whom to meet; the socket takes the place that was kept for it.
     pub(crate) fn set_peer(&mut self, peer: Option<Peer>) {
         self.peer = peer;
@@ -786,10 +790,5 @@ impl Inner {
 
     pub(crate) fn is_linked(&self) -> bool {
         self.link.is_some()
-    }
-
-    /// Whether anything of the QP is left: its owner's handle, or a stream with last words.
-    pub(super) fn is_present(&self) -> bool {
-        self.phase != Phase::Gone || self.link.is_some()
     }
 }

@@ -51,9 +51,21 @@ impl Conn {
         }
         inner.unpolled.0.add(self.send_cq.push(iter::from_fn(|| inner.engine.poll_send())));
         inner.unpolled.1.add(self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv())));
+        if self.send_cq.is_dead() || self.recv_cq.is_dead() {
+            self.on_dead_queue(inner);
+        }
         if inner.drained_wanted && inner.engine.is_drained() && !inner.has_failed() {
             inner.drained_wanted = false;
             self.report(AsyncEvent::SqDrained(self.cookie));
+        }
+    }
+
+    /// A completion queue has overflowed: nothing that the QP does would be heard of any more.
+    #[cold]
+    fn on_dead_queue(self: &Arc<Self>, inner: &mut Inner) {
+        if !inner.has_failed() {
+            self.fail(inner, None);
+            self.report_failure(inner, AsyncEvent::QpFatal(self.cookie));
         }
     }
 
@@ -99,6 +111,16 @@ impl Conn {
         self.lose(inner);
     }
 
+    /// Of a QP that was destroyed nothing is kept once its last words are said; false before.
+    pub(super) fn let_go(&self) -> bool {
+        let mut inner = self.lock();
+        let gone = inner.phase == Phase::Gone && inner.link.is_none();
+        if gone {
+            inner.forget_memory();
+        }
+        gone
+    }
+
     /// `region` is no longer registered: when this returns, nothing touches its memory.
     pub(super) fn quiesce(self: &Arc<Self>, region: &Region) {
         let mut inner = self.lock();
@@ -117,6 +139,14 @@ impl Conn {
 }
 
 impl Inner {
+    /// Lets go of all regions that requests, past and present, have named.
+    pub(super) fn forget_memory(&mut self) {
+        self.named = None;
+        self.reads.clear();
+        self.sends.clear();
+        self.receives.clear();
+    }
+
     /// What is to be sent from memory that is the program's again, that of `region` or all, is copied. What will not be
     /// sent, because the peer named what is no longer registered, is left to the next flush.
     fn keep_unsent(&mut self, region: Option<&Region>) -> io::Result<()> {

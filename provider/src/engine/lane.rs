@@ -625,15 +625,12 @@ impl LaneIn {
         }
         let (memory, binding) = self.receiver.memory();
         let mut bytes = Vec::with_capacity(n);
-        for piece in &landing.pieces {
-            match *piece {
-                Piece::Device { at, len, dmabuf, .. } if dmabuf == binding => {
-                    memory.read(at, len as usize, &mut bytes)?;
-                }
-                _ => return Err(io::Error::other("it does not arrive in the memory of the device")),
-            }
-        }
+        let read = landing.pieces.iter().try_for_each(|piece| match *piece {
+            Piece::Device { at, len, dmabuf, .. } if dmabuf == binding => memory.read(at, len as usize, &mut bytes),
+            _ => Err(io::Error::other("it does not arrive in the memory of the device")),
+        });
         give_back(socket, &landing.pieces)?;
+        read?;
         if bytes != probe(self.challenge)[have..have + n] {
             return Err(io::Error::other("other bytes arrive than were sent"));
         }

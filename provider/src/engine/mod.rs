@@ -422,7 +422,7 @@ impl Progress {
             let unlinked = std::mem::take(&mut *self.unlinked.lock());
             for conn in unlinked {
                 turn.remove(&conn);
-                self.registry.release(&conn);
+                self.release(&conn);
             }
         }
     }
@@ -510,6 +510,14 @@ impl Progress {
     /// The turn of `conn` has begun.
     fn began(&self, conn: &Arc<Conn>) {
         self.visits.began(conn, time::now());
+    }
+
+    /// A destroyed QP's number may be given again, and nothing is kept for it, once nothing of it is left.
+    pub(crate) fn release(&self, conn: &Arc<Conn>) {
+        if conn.let_go() {
+            self.timers.forget(conn);
+            self.registry.release(conn);
+        }
     }
 
     pub(crate) fn unlink(&self, conn: &Arc<Conn>) {
@@ -684,8 +692,12 @@ impl Turn {
         if conn.lock().is_linked() {
             return;
         }
-        self.conns.remove(&conn.token());
+        // Another may have its number by now.
+        if self.conns.get(&conn.token()).is_some_and(|other| Arc::ptr_eq(other, conn)) {
+            self.conns.remove(&conn.token());
+        }
         self.desk.lazy.forget(conn);
+        self.linger_no_more(conn);
         self.refresh_direct();
     }
 

@@ -109,11 +109,8 @@ impl Registry {
         self.inner.lock().taken.insert(conn.qpn, Some(conn.clone()));
     }
 
-    /// Gives a destroyed QP's number back, once nothing of it is left.
-    pub(crate) fn release(&self, conn: &Arc<Conn>) {
-        if conn.lock().is_present() {
-            return;
-        }
+    /// Gives a destroyed QP's number back.
+    pub(super) fn release(&self, conn: &Arc<Conn>) {
         self.inner.lock().rest(conn.qpn, conn, time::now());
     }
 

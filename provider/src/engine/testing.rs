@@ -41,9 +41,14 @@ pub(super) struct Peer {
 }
 
 pub(super) fn end() -> End {
+    end_with(256)
+}
+
+/// Its completion queue has so many places.
+pub(super) fn end_with(cqe: usize) -> End {
     let device = devices().unwrap().into_iter().find(|d| d.ifname() == "lo").expect("the loopback interface is up");
     let pd = Pd::alloc(&Context::open(&device).unwrap()).unwrap();
-    let cq = Cq::create(pd.context(), 256, None, 0).unwrap();
+    let cq = Cq::create(pd.context(), cqe, None, 0).unwrap();
     let cap = QpCap { send_wr: 64, recv_wr: 64, send_sge: 4, recv_sge: 4, inline: 64 };
     let init = QpInit { qp_type: QpType::Rc, send_cq: &cq, recv_cq: &cq, cap, sq_sig_all: true, cookie: 1 };
     let qp = Qp::create(&pd, init).unwrap();
@@ -111,7 +116,10 @@ impl End {
 
 /// A QP, and the peer that it is connected with.
 pub(super) fn connected() -> (End, Peer) {
-    let end = end();
+    connected_by(end())
+}
+
+pub(super) fn connected_by(end: End) -> (End, Peer) {
     let listener = TcpListener::bind((PEER, 0)).unwrap();
     let qpn = u32::from(listener.local_addr().unwrap().port()) << 8 | 7;
     end.connect(Gid::from(IpAddr::from(PEER)), qpn);

@@ -1,25 +1,28 @@
 //! Connections with a peer that says what a test has it say, and memory of a device that is none.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dmverbs_proto::{Access, Frame, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Window};
+use dmverbs_proto::{
+    Access, Frame, Hello, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Verdict, Window,
+};
 use nix::sched::CpuSet;
 use nix::unistd::Pid;
 
+use super::conn::Conn;
 use super::link::WINDOW;
-use super::testing::{TRAFFIC_CLASS, connected, end, until, write};
+use super::testing::{End, TRAFFIC_CLASS, connected, connected_by, end, end_with, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{AsyncEvent, Completion, Gid, Qp, QpModify, QpState, RecvWr, Sge};
+use crate::object::{AhAttr, AsyncEvent, Completion, Error, Gid, Qp, QpModify, QpState, RecvWr, Sge};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::mman::Mapping;
 use crate::sys::socket;
-use crate::transport::{Batch, Binding, OnDevice, Receiver};
+use crate::transport::{Batch, Binding, OnDevice, Receiver, Stream};
 
 #[test]
 fn what_comes_in_band_for_memory_of_a_device_is_put_there() {
@@ -170,6 +173,111 @@ fn a_device_has_its_memory_back_from_a_peer_that_does_not_read_it() {
     end.deregister(region);
     assert!(memory.is_let_go());
     assert_eq!(end.qp.state(), QpState::Err);
+}
+
+#[test]
+fn a_stream_that_cannot_be_waited_for_ends() {
+    let (end, mut peer) = connected();
+    let mut bytes = vec![0; 32 << 20];
+    let addr = bytes.as_mut_ptr().expose_provenance() as u64;
+    let region = register(addr, 32 << 20, addr, Access::REMOTE_READ, end.pd.id()).unwrap();
+    end.conn.lock().link.as_ref().unwrap().stream.deregister(end.conn.progress.epoll());
+    peer.say(Frame { addr, rkey: region.key(), imm: 32 << 20, ..Frame::new(Op::Read) }, &[]);
+    until("what the stream does not take", || {
+        end.conn.progress.poll_inline();
+        end.conn.lock().link.as_ref().unwrap().broken
+    });
+    let come = io::copy(&mut peer.stream, &mut io::sink()).unwrap();
+    assert!(come > 0);
+    end.deregister(region);
+}
+
+#[test]
+fn a_qp_whose_stream_cannot_be_waited_for_has_lost_its_peer() {
+    let end = end();
+    let (listener, progress) = (TcpListener::bind("127.0.0.1:0").unwrap(), end.conn.progress);
+    let hello = Hello {
+        verdict: Verdict::Accept,
+        src_qpn: 1,
+        dst_qpn: end.conn.qpn,
+        src_gid: [0; 16],
+        dst_gid: [0; 16],
+        sq_psn: 0,
+        rq_psn: 0,
+        nonce: 0,
+        credit: 0,
+        rnr_timer: 0,
+        max_dest_rd_atomic: 0,
+    };
+    let known = Stream::duplex(socket::connect(listener.local_addr().unwrap(), None, None).unwrap());
+    // Not twice.
+    known.register(progress.epoll(), 0).unwrap();
+    progress.lock().attach(&end.conn, known, &hello, 0);
+    assert!(!end.conn.lock().engine.is_unconnected() && !end.conn.lock().is_linked());
+}
+
+#[test]
+fn who_is_gone_is_not_taken_for_who_has_its_number_now() {
+    let (end, mut peer) = connected();
+    let (progress, qpn) = (end.conn.progress, end.conn.qpn);
+    let place = progress.reserve_place().unwrap();
+    let before = Conn::new(qpn, &end.pd, (&end.cq, &end.cq), end.conn.cap(), true, 2, place);
+    progress.unlink(&Arc::new(before));
+    progress.poll_inline();
+    peer.say(write(0, 5, 8), &[0; 8]);
+    assert_eq!(peer.expect(Op::Nak).imm, Refusal::Access as u32);
+}
+
+/// Its timer, and the time that it may linger, kept its queues, their channels and all that it had named.
+#[test]
+fn nothing_is_kept_of_a_destroyed_qp_whose_peer_has_closed() {
+    let (end, peer) = connected();
+    let memory = Memory::new(100);
+    let region = memory.register(end.pd.id());
+    let sge = Sge { addr: 0, length: 100, lkey: region.key() };
+    end.qp.post_recv([RecvWr { id: 1, sges: &[sge] }]).unwrap();
+    end.conn.progress.start_timer(u64::MAX - 1, &end.conn);
+    drop(region);
+    let End { pd: _, cq, qp, conn } = end;
+    Qp::destroy(qp).unwrap();
+    assert!(!memory.is_let_go());
+    drop(peer);
+    until("the memory", || conn.lock().receives.region(0).is_none());
+    drop(conn.progress.lock());
+    assert_eq!(Arc::strong_count(&conn), 1);
+    drop(conn);
+    assert_eq!(Arc::strong_count(&cq), 1);
+}
+
+#[test]
+fn a_qp_whose_completion_queue_has_overflowed_fails() {
+    let (end, mut peer) = connected_by(end_with(2));
+    let events = end.pd.context().events();
+    for _ in 0..3 {
+        end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 0, lkey: 0 });
+        peer.expect(Op::Write);
+        peer.acknowledge();
+    }
+    peer.expect(Op::Bye);
+    assert_eq!(end.qp.state(), QpState::Err);
+    assert!(matches!(events.wait(), Ok(AsyncEvent::CqErr(0))));
+    assert!(matches!(events.wait(), Ok(AsyncEvent::QpFatal(1))));
+}
+
+#[test]
+fn a_connected_qp_takes_the_path_that_it_has() {
+    let (end, _peer) = connected();
+    let ah = end.qp.query().ah;
+    let drained = |ah| QpModify { state: Some(QpState::Sqd), ah, ..QpModify::default() };
+    end.qp.modify(&drained(None)).unwrap();
+    end.qp.modify(&drained(Some(ah))).unwrap();
+    let other = [AhAttr { traffic_class: 0, ..ah }, AhAttr { dgid: Gid::from(IpAddr::from([127, 0, 0, 9])), ..ah }];
+    for ah in other {
+        assert!(matches!(end.qp.modify(&drained(Some(ah))), Err(Error::NotSupported)));
+    }
+    let nowhere = AhAttr { sgid_index: 200, ..ah };
+    assert!(matches!(end.qp.modify(&drained(Some(nowhere))), Err(Error::Invalid(_))));
+    assert_eq!(end.qp.query().ah, ah);
 }
 
 /// A poller that waited for the thread to come and go kept the only processor from it, for milliseconds.

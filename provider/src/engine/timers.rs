@@ -31,6 +31,12 @@ impl<T> Timers<T> {
         self.next.fetch_min(at, Ordering::AcqRel);
     }
 
+    /// `one` is not due any more.
+    pub(super) fn forget(&self, one: &Arc<T>) {
+        // The time that was the next stays: to look in vain once costs less than to find another.
+        self.set.lock().retain(|(_, other)| !Arc::ptr_eq(other, one));
+    }
+
     /// When the next is due.
     pub(super) fn next(&self) -> Tick {
         self.next.load(Ordering::Acquire)
@@ -52,6 +58,17 @@ impl<T> Timers<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_is_forgotten_is_not_kept() {
+        let timers = Timers::default();
+        let [a, b] = [Arc::new('a'), Arc::new('b')];
+        timers.set(10, &a);
+        timers.set(20, &b);
+        timers.forget(&a);
+        assert_eq!(Arc::strong_count(&a), 1);
+        assert_eq!(timers.take_due(100), [b]);
+    }
 
     #[test]
     fn one_that_is_set_again_is_due_once_at_the_earliest_time() {

@@ -151,6 +151,12 @@ impl Cq {
         self.ring.discard(|completion| completion.qpn == qpn);
     }
 
+    /// Whether it has overflowed: it takes no completions any more.
+    #[inline]
+    pub(crate) fn is_dead(&self) -> bool {
+        self.ring.is_dead()
+    }
+
     /// A queue of a QP completes here from now on.
     pub(crate) fn attach(&self) {
         // A queue that has been destroyed drops what comes, and needs no count of who uses it.

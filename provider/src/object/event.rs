@@ -92,6 +92,7 @@ impl AsyncEvent {
     fn cookie(&self) -> Option<Cookie> {
         match *self {
             AsyncEvent::CqErr(cookie)
+            | AsyncEvent::QpFatal(cookie)
             | AsyncEvent::QpReqErr(cookie)
             | AsyncEvent::QpAccessErr(cookie)
             | AsyncEvent::SqDrained(cookie) => Some(cookie),

@@ -102,6 +102,10 @@ impl Qp {
         merge(&mut new, m);
         let peer = match (from, to) {
             (QpState::Init, QpState::Rtr) => Some(self.peer(&new)?),
+            (QpState::Sqd, QpState::Sqd) if m.ah.is_some() => {
+                self.check_path(&new)?;
+                None
+            }
             _ => None,
         };
         // The hello tells of it otherwise.
@@ -136,6 +140,13 @@ impl Qp {
             traffic_class: attr.ah.traffic_class,
             ifindex: device.ifindex(),
         })
+    }
+
+    /// SQD takes another address vector, for another path; a connection keeps the one that it was made by.
+    fn check_path(&self, new: &QpAttr) -> Result<(), Error> {
+        let path = |peer: &Peer| (peer.local_gid, peer.remote_gid, peer.traffic_class);
+        let asked = path(&self.peer(new)?);
+        if self.conn.lock().peer().map(path) == Some(asked) { Ok(()) } else { Err(Error::NotSupported) }
     }
 
     fn apply(&self, from: QpState, new: &QpAttr, peer: Option<Peer>, notify_drained: bool) {
@@ -341,7 +352,7 @@ impl Qp {
         }
         drop(turn);
         conn.discard_completions();
-        conn.progress.registry().release(conn);
+        conn.progress.release(conn);
         conn.pd.context().events().forget(conn.cookie);
         conn.send_cq.detach();
         conn.recv_cq.detach();

@@ -252,6 +252,8 @@ impl From<IpAddr> for Gid {
 pub enum AsyncEvent {
     /// A completion queue overflowed and is dead.
     CqErr(Cookie),
+    /// A completion queue of the QP is dead, and so is the QP.
+    QpFatal(Cookie),
     /// The peer sent a malformed or unsupported request.
     QpReqErr(Cookie),
     /// The peer asked for memory it may not touch.
