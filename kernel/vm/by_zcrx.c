@@ -13,6 +13,7 @@
 #include <liburing.h>
 
 #define REFILLS	16384		/* of the ring that memory goes back by */
+#define ASKED	(POOL_SIZE / 8)	/* of one request */
 
 static struct io_uring ring;
 
@@ -20,6 +21,7 @@ static struct io_uring ring;
 static unsigned int *refill_head, *refill_tail, filled;
 static struct io_uring_zcrx_rqe *refills;
 static __u64 token;
+static __u32 awaited;		/* of what was asked for */
 
 static void check(int err, const char *what)
 {
@@ -66,11 +68,15 @@ void open_zcrx(int dmabuf)
 	token = area.rq_area_token;
 }
 
+/* A request without a limit takes all that comes from the socket at once: the
+ * sender's window never closes, and packets are lost for want of memory.
+ */
 static void ask(int fd)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
 
-	io_uring_prep_rw(IORING_OP_RECV_ZC, sqe, fd, NULL, 0, 0);
+	awaited = ASKED;
+	io_uring_prep_rw(IORING_OP_RECV_ZC, sqe, fd, NULL, awaited, 0);
 	sqe->ioprio = IORING_RECV_MULTISHOT;
 }
 
@@ -87,12 +93,15 @@ static bool take(int fd, struct received *received)
 
 		check(cqe->res, "IORING_OP_RECV_ZC");
 		count++;
-		if (!cqe->res) {
+		if (!cqe->res && awaited) {
 			ended = true;
 			break;
 		}
+		awaited -= cqe->res;
 		if (!(cqe->flags & IORING_CQE_F_MORE))
 			ask(fd);
+		if (!cqe->res)
+			continue;
 		if (total(received) + cqe->res > STREAM_MAX)
 			complain("stream", "too long");
 		received->segments[received->frags++] =
