@@ -10,9 +10,10 @@ const VERSION: u16 = 3;
 
 /// What the acceptor thinks of a connection (WIRE §2.3).
 #[repr(u16)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Verdict {
     /// Go on. A connector always sends this.
+    #[default]
     Accept = 0,
     /// No QP of that number listens now; it may later.
     NotThere = 1,
@@ -22,8 +23,8 @@ pub enum Verdict {
     Version = 3,
 }
 
-/// One side's half of the handshake.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// One side's half of the handshake; by default, nobody's.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Hello {
     /// The sender's opinion of the connection.
     pub verdict: Verdict,

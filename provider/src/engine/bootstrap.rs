@@ -491,20 +491,7 @@ fn send_hello(socket: &Socket, hello: &Hello) -> io::Result<()> {
 
 /// Tells a dialler of another version which one we speak.
 fn explain(socket: &Socket) {
-    let nobody = Hello {
-        verdict: Verdict::Version,
-        src_qpn: 0,
-        dst_qpn: 0,
-        src_gid: [0; 16],
-        dst_gid: [0; 16],
-        sq_psn: 0,
-        rq_psn: 0,
-        nonce: 0,
-        credit: 0,
-        rnr_timer: 0,
-        max_dest_rd_atomic: 0,
-    };
-    let _ = send_hello(socket, &nobody);
+    let _ = send_hello(socket, &Hello { verdict: Verdict::Version, ..Hello::default() });
 }
 
 /// Tells a dialler why not; it may be gone already.

@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dmverbs_proto::{
-    Access, Frame, Hello, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Verdict, Window,
-};
+use dmverbs_proto::{Access, Frame, Hello, LANE, MAX_CHUNK, Note, Op, Refusal, Remote, SendOp, Status, Window};
 use nix::sched::CpuSet;
 use nix::unistd::Pid;
 
@@ -196,23 +194,10 @@ fn a_stream_that_cannot_be_waited_for_ends() {
 fn a_qp_whose_stream_cannot_be_waited_for_has_lost_its_peer() {
     let end = end();
     let (listener, progress) = (TcpListener::bind("127.0.0.1:0").unwrap(), end.conn.progress);
-    let hello = Hello {
-        verdict: Verdict::Accept,
-        src_qpn: 1,
-        dst_qpn: end.conn.qpn,
-        src_gid: [0; 16],
-        dst_gid: [0; 16],
-        sq_psn: 0,
-        rq_psn: 0,
-        nonce: 0,
-        credit: 0,
-        rnr_timer: 0,
-        max_dest_rd_atomic: 0,
-    };
     let known = Stream::duplex(socket::connect(listener.local_addr().unwrap(), None, None).unwrap());
     // Not twice.
     known.register(progress.epoll(), 0).unwrap();
-    progress.lock().attach(&end.conn, known, &hello, 0);
+    progress.lock().attach(&end.conn, known, &Hello::default(), 0);
     assert!(!end.conn.lock().engine.is_unconnected() && !end.conn.lock().is_linked());
 }
 
