@@ -49,9 +49,12 @@ impl Conn {
         if inner.phase == Phase::Gone {
             return;
         }
-        inner.unpolled.0.add(self.send_cq.push(iter::from_fn(|| inner.engine.poll_send())));
-        inner.unpolled.1.add(self.recv_cq.push(iter::from_fn(|| inner.engine.poll_recv())));
-        if self.send_cq.is_dead() || self.recv_cq.is_dead() {
+        let (mut sent, mut received) = (false, false);
+        let sends = iter::from_fn(|| inner.engine.poll_send()).inspect(|_| sent = true);
+        inner.unpolled.0.add(self.send_cq.push(sends));
+        let receives = iter::from_fn(|| inner.engine.poll_recv()).inspect(|_| received = true);
+        inner.unpolled.1.add(self.recv_cq.push(receives));
+        if (sent && self.send_cq.is_dead()) || (received && self.recv_cq.is_dead()) {
             self.on_dead_queue(inner);
         }
         if inner.drained_wanted && inner.engine.is_drained() && !inner.has_failed() {
