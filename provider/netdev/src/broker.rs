@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -113,7 +113,8 @@ fn ask(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    match sendmsg(connection, &[IoSlice::new(&request.encode())], &mut control, SendFlags::NOSIGNAL) {
+    let bytes = request.encode();
+    match patiently(|| sendmsg(connection, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)) {
         // It has refused already.
         Err(Errno::PIPE) => {}
         sent => drop(sent?),
@@ -123,12 +124,23 @@ fn ask(
 
 /// What the broker says; or 0, if it has closed the connection.
 fn hear(connection: &OwnedFd, answer: &mut [u8]) -> rustix::io::Result<usize> {
-    let (len, _) = match recv(connection, &mut *answer, RecvFlags::empty()) {
+    let mut recv = || patiently(|| recv(connection, &mut *answer, RecvFlags::empty()).map(|(len, _)| len));
+    match recv() {
         // Where it has closed without taking all that was sent, this comes before what it said.
-        Err(Errno::CONNRESET) => recv(connection, answer, RecvFlags::empty())?,
-        heard => heard?,
-    };
-    Ok(len)
+        Err(Errno::CONNRESET) => recv(),
+        heard => heard,
+    }
+}
+
+/// Whether the program has signals does not matter. (With a timeout, the kernel does not call again by itself.)
+fn patiently<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match call() {
+            Err(Errno::INTR) if Instant::now() < until => {}
+            done => return done,
+        }
+    }
 }
 
 fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -136,7 +148,8 @@ fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
     for timeout in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&connection, timeout, Some(PATIENCE))?;
     }
-    connect(&connection, &SocketAddrUnix::new(path)?)?;
+    let address = SocketAddrUnix::new(path)?;
+    patiently(|| connect(&connection, &address))?;
     Ok(connection)
 }
 
@@ -293,6 +306,13 @@ mod tests {
         let mut answer = [0; Answer::LEN_MAX];
         let len = ask(&connection, Request { ifindex: 1 }, [file.as_fd(); 2], &mut answer).unwrap();
         assert_eq!(answer[..len], refused);
+    }
+
+    #[test]
+    fn a_call_that_a_signal_interrupts_is_made_again() {
+        let mut answers = [Err(Errno::INTR), Err(Errno::INTR), Ok(9), Err(Errno::PIPE)].into_iter();
+        assert_eq!(patiently(|| answers.next().unwrap()), Ok(9));
+        assert_eq!(patiently(|| answers.next().unwrap()), Err(Errno::PIPE));
     }
 
     #[test]

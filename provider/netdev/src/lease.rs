@@ -17,7 +17,7 @@ pub struct Lease {
     queue: u32,
     binding: u32,
     ethtool: Ethtool,
-    rules: Vec<u32>,
+    rules: Vec<Rule>,
     /// The binding lives as long as this.
     netdev: Netdev,
 }
@@ -80,7 +80,7 @@ impl Lease {
         let binding = bind(&netdev, ifindex, dmabuf, queue)?;
         let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), netdev };
         for spec in specs {
-            lease.rules.push(lease.ethtool.insert_rule(ifindex, spec, queue)?);
+            lease.rules.push(insert(&lease.ethtool, ifindex, spec, queue)?);
         }
         Ok(lease)
     }
@@ -140,7 +140,7 @@ impl Leased {
         let there = netdev.lease(ifindex, queue, guest)?;
         let mut rules = Vec::new();
         let steered = specs.into_iter().try_for_each(|spec| {
-            rules.push(ethtool.insert_rule(ifindex, spec, queue)?);
+            rules.push(insert(&ethtool, ifindex, spec, queue)?);
             Ok(())
         });
         if steered.is_err() {
@@ -173,12 +173,25 @@ fn is_nobodys(queue: u32, queues: &[RxQueue], spread: &[u32]) -> bool {
     !spread.contains(&queue) && !queues.iter().any(|one| one.id == queue && owned(one))
 }
 
-fn delete(ethtool: &Ethtool, ifindex: u32, rules: &[u32]) {
-    for &rule in rules {
-        if let Err(e) = ethtool.delete_rule(ifindex, rule) {
+fn insert(ethtool: &Ethtool, ifindex: u32, spec: RuleSpec, queue: u32) -> Result<Rule, Error> {
+    let location = ethtool.insert_rule(ifindex, spec, queue)?;
+    Ok(Rule { location, spec: Some(spec), queue: Some(queue) })
+}
+
+fn delete(ethtool: &Ethtool, ifindex: u32, rules: &[Rule]) {
+    let now = ethtool.rules(ifindex).unwrap_or_default();
+    for rule in rules.iter().filter(|rule| !is_replaced(rule, &now)) {
+        if let Err(e) = ethtool.delete_rule(ifindex, rule.location) {
             tracing::warn!("a steering rule stays: {e}");
         }
     }
+}
+
+/// Whether another rule has the place of one that somebody has deleted.
+fn is_replaced(rule: &Rule, now: &[Rule]) -> bool {
+    let there = now.iter().find(|there| there.location == rule.location);
+    // What a driver tells of a rule may be less than it was told.
+    there.is_some_and(|there| there.queue != rule.queue || (there.spec.is_some() && there.spec != rule.spec))
 }
 
 /// Bytes of a buffer of the queue, where the NIC has more to offer than a page: fewer pieces to copy.
@@ -288,6 +301,19 @@ mod tests {
         let why = among(&[0, 1, 2], &rules).unwrap_err();
         assert_eq!(why, "queue 3 would be free, but somebody else's rules steer there");
         assert!(among(&[0, 1, 2, 3], &rules).unwrap_err().starts_with("there is no free one"));
+    }
+
+    #[test]
+    fn a_rule_that_is_not_ours_any_more_is_not_deleted() {
+        let spec = |dst_port| Some(RuleSpec { protocol: Protocol::Tcp4, dst_port });
+        let ours = Rule { location: 4, spec: spec(18515), queue: Some(3) };
+        assert!(!is_replaced(&ours, &[]));
+        for same in [ours, Rule { spec: None, ..ours }, Rule { location: 5, spec: spec(1), queue: Some(0) }] {
+            assert!(!is_replaced(&ours, &[same]), "{same:?}");
+        }
+        for another in [Rule { spec: spec(1), ..ours }, Rule { queue: Some(2), ..ours }, Rule { queue: None, ..ours }] {
+            assert!(is_replaced(&ours, &[another]), "{another:?}");
+        }
     }
 
     #[test]

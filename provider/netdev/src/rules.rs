@@ -96,7 +96,9 @@ fn flow_spec(spec: RuleSpec, queue: u32) -> FlowSpec {
 }
 
 fn spec(flow: &FlowSpec) -> Option<RuleSpec> {
-    let protocol = [Protocol::Tcp4, Protocol::Tcp6].into_iter().find(|known| port_of(*known).0 == flow.flow_type)?;
+    // Where it leads to is no part of what it is about.
+    let kind = flow.flow_type & !FLOW_RSS;
+    let protocol = [Protocol::Tcp4, Protocol::Tcp6].into_iter().find(|known| port_of(*known).0 == kind)?;
     let at = port_of(protocol).1;
     let spec = RuleSpec { protocol, dst_port: u16::from_be_bytes([flow.fields[at], flow.fields[at + 1]]) };
     (flow.mask == flow_spec(spec, 0).mask).then_some(spec)
@@ -132,6 +134,14 @@ mod tests {
             let flow = flow_spec(made, 3);
             assert_eq!((spec(&flow), queue(&flow)), (Some(made), Some(3)));
         }
+    }
+
+    #[test]
+    fn a_rule_into_an_rss_context_is_about_its_port_and_leads_to_no_queue() {
+        let made = RuleSpec { protocol: Protocol::Tcp4, dst_port: 5201 };
+        let mut flow = flow_spec(made, 3);
+        flow.flow_type |= FLOW_RSS;
+        assert_eq!((spec(&flow), queue(&flow)), (Some(made), None));
     }
 
     #[test]

@@ -48,7 +48,7 @@ enum Command {
 
     /// Put back what `setup` found
     ///
-    /// It is refused while the interface is up and device memory is bound to it, or io_uring, AF_XDP or a lease has a
+    /// It is refused while the interface is down, device memory is bound to it, or io_uring, AF_XDP or a lease has a
     /// queue of it. Steering rules of programs that were killed are deleted: those for a TCP port, to a queue to which
     /// RSS spreads nothing. What the interface was called when it was set up does not matter.
     Restore {
@@ -194,6 +194,11 @@ fn refuse_used(ifname: &str, ifindex: u32) -> Result<(), Failure> {
         let used = queues.iter().filter(|queue| used(queue)).map(|queue| queue.id.to_string());
         used.collect::<Vec<_>>().join(", ")
     };
+    if queues.is_empty() {
+        return Err(Failure::refused(format!(
+            "{ifname} is down, and the kernel does not say then who uses its queues"
+        )));
+    }
     let (bound, taken) = (list(|queue| queue.dmabuf.is_some()), list(|queue| queue.taken));
     if !bound.is_empty() {
         return Err(Failure::refused(format!("device memory is bound to {ifname}'s RX queues {bound}")));
