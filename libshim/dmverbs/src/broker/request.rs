@@ -139,8 +139,10 @@ const MOST_DESCRIPTORS: usize = 253;
 ///
 /// A rule steers whatever comes to a port. Were the socket not bound to the interface and to all addresses, another
 /// user's could have the same port there, and its payload would come into this client's memory. Without CAP_NET_RAW a
-/// client cannot undo any of this but by ending the socket; `Server` looks at that. What this does not see: connections
-/// that another user's socket has accepted at the same port before it was closed, if all have SO_REUSEADDR.
+/// client cannot undo any of this but by ending what listens; `Server` hears of that. What this does not see: one that
+/// listens again, to another port, before `Server` has looked (whoever bound the socket to no port in particular can, by
+/// connect(2) to AF_UNSPEC and listen(2)); and connections that another user's socket has accepted at the same port before
+/// it was closed, if all have SO_REUSEADDR.
 fn port(socket: BorrowedFd, ifindex: u32, own_namespace: u64) -> Result<(u16, &'static [Protocol]), Refusal> {
     let refused = |why: &str| (libc::EINVAL, format!("the second descriptor is {why}"));
     let unfit = |_| refused("no socket that could be listened to");
