@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """Clients of `dmverbs broker` that are not dmverbs: what they get, and what not; provider/netdev/src/broker.rs."""
 
+import errno
 import os
 import re
 import socket
@@ -24,8 +25,8 @@ def connect():
     return connection
 
 
-def ask(connection, ifname, *descriptors):
-    request = b"dmverbs\x01" + struct.pack("<I", socket.if_nametoindex(ifname))
+def ask(connection, ifname, *descriptors, port=0):
+    request = b"dmverbs\x02" + struct.pack("<IH", socket.if_nametoindex(ifname), port)
     socket.send_fds(connection, [request], [descriptor.fileno() for descriptor in descriptors])
     try:
         answer = connection.recv(512)
@@ -35,12 +36,18 @@ def ask(connection, ifname, *descriptors):
     return answer[4:].decode() if errno else struct.unpack("<II", answer[4:])
 
 
-def listener(family=socket.AF_INET6, ifname=NIC, address=""):
+def unbound(family=socket.AF_INET6, ifname=NIC):
     tcp = socket.socket(family)
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode())
-    tcp.bind((address, 0))
-    tcp.listen()
     return tcp
+
+
+def in_use(tcp, port):
+    try:
+        tcp.bind(("", port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def rules():
@@ -63,15 +70,22 @@ def ended(connection):
 
 def test_rules_are_for_what_is_listened_to(memory):
     for family, count in (socket.AF_INET, 1), (socket.AF_INET6, 2):
-        with connect() as connection, listener(family) as tcp:
-            queue, _ = ask(connection, NIC, memory, tcp)
+        with connect() as connection, unbound(family) as tcp:
+            queue, _ = ask(connection, NIC, memory, tcp, port=18777)
             assert queue > 0
             assert rules() == count
+            assert tcp.getsockname()[1] == 18777
+            with socket.socket(family) as other, unbound(family) as another:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                assert in_use(other, 18777)
+                with connect() as again:
+                    why = ask(again, NIC, memory, another, port=18777)
+                    assert why == "cannot have TCP port 18777: Address already in use (os error 98)", why
         await_rules(0)
 
 
 def test_a_connection_is_for_one_queue(memory):
-    with connect() as connection, listener() as tcp:
+    with connect() as connection, unbound() as tcp:
         ask(connection, NIC, memory, tcp)
         why = ask(connection, NIC, memory, tcp)
         assert why == "a connection is for one queue", why
@@ -80,12 +94,12 @@ def test_a_connection_is_for_one_queue(memory):
 
 
 def test_a_port_that_is_let_go_is_not_steered(memory):
-    with connect() as connection, listener() as tcp:
+    with connect() as connection, unbound() as tcp:
         ask(connection, NIC, memory, tcp)
         tcp.shutdown(socket.SHUT_RDWR)
         assert ended(connection)
         await_rules(0)
-    with connect() as connection, listener() as tcp:
+    with connect() as connection, unbound() as tcp:
         ask(connection, NIC, memory, tcp)
         tcp.close()
         assert rules() == 2, "the broker keeps the port"
@@ -93,9 +107,9 @@ def test_a_port_that_is_let_go_is_not_steered(memory):
 
 def test_refusals(memory):
     others = [
-        (NIC, memory, listener(address="fd78::1"), "the second descriptor is bound to one address"),
-        (NIC, memory, listener(ifname="lo"), "the second descriptor is not bound to the interface"),
-        ("lo", memory, listener(ifname="lo"), "cannot read the rings of lo: Operation not supported (os error 95)"),
+        (NIC, memory, socket.create_server(("", 0)), "the second descriptor is not bound to the interface"),
+        (NIC, memory, unbound(ifname="lo"), "the second descriptor is not bound to the interface"),
+        ("lo", memory, unbound(ifname="lo"), "cannot read the rings of lo: Operation not supported (os error 95)"),
     ]
     for ifname, first, second, wanted in others:
         with connect() as connection:
@@ -109,15 +123,15 @@ def test_refusals(memory):
 
 def test_what_is_no_dma_buf_is_not_bound(_):
     wanted = rf"cannot bind a dma-buf to RX queues \[\d+\] of {NIC}: Invalid argument \(os error 22\)"
-    for first in open("/dev/softaccel0"), listener():
-        with connect() as connection, first, listener() as second:
+    for first in open("/dev/softaccel0"), unbound():
+        with connect() as connection, first, unbound() as second:
             why = ask(connection, NIC, first, second)
             assert re.fullmatch(wanted, why), why
             assert ended(connection)
 
 
 def test_a_request_comes_with_two_descriptors(memory):
-    with connect() as connection, listener() as tcp:
+    with connect() as connection, unbound() as tcp:
         why = ask(connection, NIC, memory, *[tcp] * 9)
         assert why == "a request comes with two descriptors", why
         assert ended(connection)

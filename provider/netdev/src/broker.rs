@@ -1,7 +1,7 @@
 //! What a process that may not take a queue says to `dmverbs broker`, which may.
 //!
-//! A client connects to a socket of type SOCK_SEQPACKET, sends one request with two descriptors, its dma-buf and its
-//! listening TCP socket, and gets one answer. What it is lent is its own as long as the connection lasts.
+//! A client connects to a socket of type SOCK_SEQPACKET, sends one request with two descriptors, its dma-buf and a TCP
+//! socket, which the broker has listen, and gets one answer. What it is lent is its own as long as the connection lasts.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs;
@@ -45,26 +45,26 @@ pub enum NoLoan {
 }
 
 impl Loan {
-    /// Asks the broker of this thread's network namespace to bind the dma-buf to a queue of the interface, and to steer
-    /// there what comes to the listening socket, which has to be one that the broker accepts (see `dmverbs broker
-    /// --help`).
+    /// Asks the broker of this thread's network namespace to bind the dma-buf to a queue of the interface, to have the
+    /// socket listen at the TCP port, any if that is 0, and to steer there what comes to it. The socket has to be one that
+    /// the broker accepts (see `dmverbs broker --help`).
     ///
     /// # Errors
     /// There is no broker, or it refuses.
-    pub fn ask(ifindex: u32, dmabuf: BorrowedFd, listener: BorrowedFd) -> Result<Self, NoLoan> {
+    pub fn ask(ifindex: u32, port: u16, dmabuf: BorrowedFd, socket: BorrowedFd) -> Result<Self, NoLoan> {
         let path = path().map_err(NoLoan::NoBroker)?;
-        Self::ask_at(&path, ifindex, dmabuf, listener)
+        Self::ask_at(&path, Request { ifindex, port }, dmabuf, socket)
     }
 
     /// As [`Loan::ask`], of a broker that listens elsewhere.
     ///
     /// # Errors
     /// There is no broker, or it refuses.
-    pub fn ask_at(path: &Path, ifindex: u32, dmabuf: BorrowedFd, listener: BorrowedFd) -> Result<Self, NoLoan> {
+    pub fn ask_at(path: &Path, request: Request, dmabuf: BorrowedFd, socket: BorrowedFd) -> Result<Self, NoLoan> {
         let mut answer = [0; Answer::LEN_MAX];
         let no_broker = |e: Errno| NoLoan::NoBroker(e.into());
         let connection = connect_to(path).map_err(no_broker)?;
-        let len = ask(&connection, Request { ifindex }, [dmabuf, listener], &mut answer).map_err(no_broker)?;
+        let len = ask(&connection, request, [dmabuf, socket], &mut answer).map_err(no_broker)?;
         match Answer::decode(&answer[..len]) {
             Some(Answer::Lent { queue, binding }) => Ok(Self { queue, binding, connection }),
             Some(Answer::Refused { errno, why }) => Err(NoLoan::Refused { errno, why }),
@@ -158,25 +158,29 @@ fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
 pub struct Request {
     /// The interface.
     pub ifindex: u32,
+    /// The port at which it wants to listen; any if it is 0.
+    pub port: u16,
 }
 
 impl Request {
     /// Bytes of a request.
-    pub const LEN: usize = 12;
+    pub const LEN: usize = 14;
 
-    /// As it is sent: what it is, and the interface's index.
+    /// As it is sent: what it is, the interface's index, and the port.
     pub fn encode(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..].copy_from_slice(&self.ifindex.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.ifindex.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.port.to_le_bytes());
         bytes
     }
 
     /// None if it is no request.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk::<8>()?;
-        let ifindex = u32::from_le_bytes(rest.try_into().ok()?);
-        (*magic == MAGIC).then_some(Self { ifindex })
+        let (ifindex, rest) = rest.split_first_chunk()?;
+        let (ifindex, port) = (u32::from_le_bytes(*ifindex), u16::from_le_bytes(rest.try_into().ok()?));
+        (*magic == MAGIC).then_some(Self { ifindex, port })
     }
 }
 
@@ -229,7 +233,7 @@ impl Answer {
 }
 
 /// The version is its last byte.
-const MAGIC: [u8; 8] = *b"dmverbs\x01";
+const MAGIC: [u8; 8] = *b"dmverbs\x02";
 
 #[cfg(test)]
 mod tests {
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn requests_and_answers_are_read_as_they_were_written() {
-        let request = Request { ifindex: 0x0102_0304 };
+        let request = Request { ifindex: 0x0102_0304, port: 0x0506 };
         assert_eq!(Request::decode(&request.encode()), Some(request));
         let lent = Answer::Lent { queue: 3, binding: u32::MAX };
         let refused = Answer::Refused { errno: libc::EBUSY, why: "no queue".to_owned() };
@@ -252,10 +256,10 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_not_taken_for_one() {
-        let good = Request { ifindex: 2 }.encode();
+        let good = Request { ifindex: 2, port: 3 }.encode();
         let mut other = good;
-        other[7] = 2;
-        for bad in [&good[..11], &[good.as_slice(), &[0]].concat(), &other, &[]] {
+        other[7] = 1;
+        for bad in [&good[..13], &[good.as_slice(), &[0]].concat(), &other, &[]] {
             assert_eq!(Request::decode(bad), None, "{bad:?}");
         }
         for bad in [[].as_slice(), &[0; 3], &[0; 11], &[0; 13]] {
@@ -268,7 +272,9 @@ mod tests {
     #[test]
     fn without_a_broker_it_says_so() {
         let file = fs::File::open("/dev/null").unwrap();
-        let error = Loan::ask_at(Path::new("/run/dmverbs/none"), 1, file.as_fd(), file.as_fd()).unwrap_err();
+        let error =
+            Loan::ask_at(Path::new("/run/dmverbs/none"), Request { ifindex: 1, port: 0 }, file.as_fd(), file.as_fd())
+                .unwrap_err();
         assert!(error.to_string().starts_with("no broker answers: "), "{error}");
     }
 
@@ -304,7 +310,7 @@ mod tests {
         drop(accepted);
         let file = fs::File::open("/dev/null").unwrap();
         let mut answer = [0; Answer::LEN_MAX];
-        let len = ask(&connection, Request { ifindex: 1 }, [file.as_fd(); 2], &mut answer).unwrap();
+        let len = ask(&connection, Request { ifindex: 1, port: 0 }, [file.as_fd(); 2], &mut answer).unwrap();
         assert_eq!(answer[..len], refused);
     }
 

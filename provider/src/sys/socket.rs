@@ -131,12 +131,25 @@ fn listen_with(port: u16, again: bool) -> io::Result<(Socket, u16)> {
     Ok((socket.0, socket.1.port()))
 }
 
-fn listen_at(at: SocketAddr, again: bool) -> io::Result<(Socket, SocketAddr)> {
+/// Another socket of the same family, bound to nothing yet; the listening one is closed, and its port free.
+pub(crate) fn unbound_as(listener: Socket) -> io::Result<Socket> {
+    let address = local_address(listener.as_fd())?;
+    drop(listener);
+    unbound(address)
+}
+
+/// A socket that can listen at this address, whether it is IPv4's or IPv6's.
+fn unbound(at: SocketAddr) -> io::Result<Socket> {
     let socket = stream(at)?;
     if at.is_ipv6() {
         // Also where net.ipv6.bindv6only says otherwise.
         set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
+    Ok(socket)
+}
+
+fn listen_at(at: SocketAddr, again: bool) -> io::Result<(Socket, SocketAddr)> {
+    let socket = unbound(at)?;
     if again {
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }

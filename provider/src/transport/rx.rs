@@ -61,7 +61,7 @@ impl Receiver {
         let vacancy = Vacancy::find(ifindex)?;
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
-        let (listener, port) = match vacancy {
+        let (mut listener, port) = match vacancy {
             Vacancy::Own => socket::listen_alone(ports)?,
             Vacancy::Leased => {
                 let port =
@@ -73,9 +73,10 @@ impl Receiver {
         let (binding, hold) = match taken {
             Ok(lease) => (lease.binding(), Hold::Own { lease: Unshared::new(lease) }),
             Err(denied) if denied.is_denied() => {
-                // The broker lends nothing for a port that others can have on the same interface.
+                // The broker binds a socket itself, so that nobody else can have the port on this interface.
+                listener = socket::unbound_as(listener)?;
                 bind_to_interface(&listener.as_fd(), ifindex)?;
-                let loan = Loan::ask(ifindex, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                let loan = Loan::ask(ifindex, port, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
                 (loan.binding, Hold::Lent { broker: Socket::adopt(loan.connection) })
             }

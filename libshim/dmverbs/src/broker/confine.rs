@@ -36,10 +36,15 @@ pub fn system_calls() -> io::Result<()> {
 
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALWAYS.into_iter().map(|call| (call, Vec::new())).collect();
-    // No sockets but generic netlink's: by others it could change the host's routes and filters. No memory that can be run,
-    // and no signal to another process.
+    // No sockets but generic netlink's and TCP's: by others it could change the host's routes and filters. No memory that can
+    // be run, and no signal to another process.
     let netlink = [is(0, libc::AF_NETLINK as u64)?, is(2, libc::NETLINK_GENERIC as u64)?];
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(netlink.into())?]);
+    let mut sockets = vec![SeccompRule::new(netlink.into())?];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u64;
+        sockets.push(SeccompRule::new(vec![is(0, family as u64)?, is(1, stream)?, is(2, 0)?])?);
+    }
+    rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, std::process::id().into())?]);
     let controls = [SIOCETHTOOL, libc::SIOCGIFNAME, libc::SIOCGIFINDEX];
     let controls: Result<_, _> = controls.into_iter().map(|control| rule(1, SeccompCmpOp::Eq, control)).collect();
@@ -65,7 +70,7 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::Error> 
 const SIOCETHTOOL: u64 = 0x8946;
 
 /// Calls that are allowed whatever their arguments.
-const ALWAYS: [i64; 40] = [
+const ALWAYS: [i64; 41] = [
     // Clients, what helpers hear of them, and the signal to stop.
     libc::SYS_accept4,
     libc::SYS_getsockname,
@@ -81,10 +86,11 @@ const ALWAYS: [i64; 40] = [
     // Their descriptors.
     libc::SYS_close,
     libc::SYS_fcntl,
-    // Netlink, and turns.
+    // Netlink, ports, and turns.
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_flock,
+    libc::SYS_listen,
     libc::SYS_setsockopt,
     // The log, and the socket's end.
     libc::SYS_newfstatat,

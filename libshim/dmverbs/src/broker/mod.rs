@@ -1,6 +1,6 @@
 //! `dmverbs broker`: takes RX queues for processes that may not.
 //!
-//! `request` judges what a client sends, `serve` keeps the clients and what they are lent, `confine` gives up what the
+//! `request` judges what a client sends, `port` sees to it that a port is steered for one user alone, `serve` keeps the clients and what they are lent, `confine` gives up what the
 //! broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
 //!
 //! A client can make it last for ever to look at what it sends, or to close that. `pool` has threads for it, so that
@@ -9,6 +9,7 @@
 
 mod confine;
 mod pool;
+mod port;
 mod report;
 mod request;
 mod serve;
@@ -37,10 +38,10 @@ use serve::{Limits, Server};
 /// Let unprivileged processes receive into device memory.
 ///
 /// Programs on dmverbs that have no CAP_NET_ADMIN ask the broker of their network namespace for an RX queue of an
-/// interface. It takes one that is free and that RSS spreads nothing to, binds the program's dma-buf to it, and steers
-/// there the port of the program's listening TCP socket. That one has to be of the broker's network namespace, bound to
-/// the interface, and to no single address. The queue goes back when the program closes its connection, stops
-/// listening, asks twice or ends, or the broker does.
+/// interface. It takes one that is free and that RSS spreads nothing to, binds the program's dma-buf to it, has the
+/// program's TCP socket listen at a port that nobody else can have meanwhile, and steers that one there. The socket has
+/// to be of the broker's network namespace, bound to the interface, and not yet to a port. The queue goes back when the
+/// program closes its connection, stops listening, asks twice or ends, or the broker does.
 ///
 /// Only interfaces that `dmverbs nic setup` has prepared have such queues; the broker changes no settings. It needs
 /// CAP_NET_ADMIN and gives up all else; it runs until SIGTERM or SIGINT. Who may use it is a matter of who can reach the

@@ -2,19 +2,17 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use dmverbs_netdev::broker::Request;
-use dmverbs_netdev::{Protocol, bound_interface, namespace};
 use rustix::io::Errno;
-use rustix::net::sockopt::{ipv6_v6only, set_socket_passcred, socket_acceptconn, socket_domain, socket_protocol};
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, getsockname, ipproto,
-    recv, recvmsg, shutdown,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recv, recvmsg, shutdown,
 };
 
 use super::pool::Foreign;
+use super::port::Port;
 
 /// Why a client is refused: the error number that comes closest, and words.
 pub type Refusal = (i32, String);
@@ -29,8 +27,7 @@ pub struct Wish {
     pub ifindex: u32,
     pub dmabuf: Foreign,
     pub listener: Foreign,
-    pub port: u16,
-    pub protocols: &'static [Protocol],
+    pub port: Port,
 }
 
 /// What came from a client.
@@ -121,111 +118,37 @@ impl Wish {
     /// # Errors
     /// Why it may not have it.
     fn judge(message: &[u8], descriptors: Vec<Foreign>, own_namespace: u64) -> Result<Self, Refusal> {
-        let Some(Request { ifindex }) = Request::decode(message) else {
+        let Some(Request { ifindex, port }) = Request::decode(message) else {
             return Err((libc::EPROTO, "that is no request that this broker understands".to_owned()));
         };
         // Whether the first one is a dma-buf, the kernel says when it is to bind it.
         let [dmabuf, listener] = <[Foreign; 2]>::try_from(descriptors)
             .map_err(|_| (libc::EPROTO, "a request comes with two descriptors".to_owned()))?;
-        let (port, protocols) = port(listener.as_fd(), ifindex, own_namespace)?;
-        Ok(Self { ifindex, dmabuf, listener, port, protocols })
+        let port = Port::give(listener.as_fd(), port, ifindex, own_namespace)?;
+        Ok(Self { ifindex, dmabuf, listener, port })
     }
 }
 
 /// A message has no more (SCM_MAX_FD): those that find no room, the kernel closes where they are received.
 const MOST_DESCRIPTORS: usize = 253;
 
-/// The port of a listening socket, if none but that socket can get what comes to it by the interface, and over what.
-///
-/// A rule steers whatever comes to a port. Were the socket not bound to the interface and to all addresses, another
-/// user's could have the same port there, and its payload would come into this client's memory. Without CAP_NET_RAW a
-/// client cannot undo any of this but by ending what listens; `Server` hears of that. What this does not see: one that
-/// listens again, to another port, before `Server` has looked (whoever bound the socket to no port in particular can, by
-/// connect(2) to AF_UNSPEC and listen(2)); and connections that another user's socket has accepted at the same port before
-/// it was closed, if all have SO_REUSEADDR.
-fn port(socket: BorrowedFd, ifindex: u32, own_namespace: u64) -> Result<(u16, &'static [Protocol]), Refusal> {
-    let refused = |why: &str| (libc::EINVAL, format!("the second descriptor is {why}"));
-    let unfit = |_| refused("no socket that could be listened to");
-    let domain = socket_domain(socket).map_err(unfit)?;
-    let is_ip = [AddressFamily::INET, AddressFamily::INET6].contains(&domain);
-    if !is_ip || socket_protocol(socket).map_err(unfit)? != Some(ipproto::TCP) {
-        return Err(refused("not of TCP"));
-    }
-    if !socket_acceptconn(socket).map_err(unfit)? {
-        return Err(refused("a TCP socket that does not listen"));
-    }
-    if namespace(&socket).map_err(|_| refused("of an unknown network namespace"))? != own_namespace {
-        return Err(refused("of another network namespace than the broker's"));
-    }
-    if bound_interface(&socket).map_err(|_| refused("bound to an unknown interface"))? != ifindex {
-        return Err(refused("not bound to the interface"));
-    }
-    let address = getsockname(socket).map_err(unfit)?;
-    let address = SocketAddr::try_from(address).map_err(unfit)?;
-    if !address.ip().is_unspecified() {
-        return Err(refused("bound to one address"));
-    }
-    let protocols: &[Protocol] = match address {
-        SocketAddr::V4(_) => &[Protocol::Tcp4],
-        SocketAddr::V6(_) if ipv6_v6only(socket).map_err(unfit)? => &[Protocol::Tcp6],
-        SocketAddr::V6(_) => &[Protocol::Tcp4, Protocol::Tcp6],
-    };
-    Ok((address.port(), protocols))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::{self, Read};
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::unix::net::UnixListener;
 
-    use dmverbs_netdev::{Ethtool, bind_to_interface};
+    use dmverbs_netdev::Ethtool;
 
     use super::super::pool::Helpers;
     use super::super::testing::{hold, pair, say, try_say};
     use super::*;
 
     #[test]
-    fn only_a_tcp_socket_that_listens_will_do() {
-        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
-        let to = tcp.local_addr().unwrap().port();
-        let connected = TcpStream::connect(("127.0.0.1", to)).unwrap();
-        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let unix = UnixListener::bind(folder.path().join("socket")).unwrap();
-        let file = File::open("/dev/null").unwrap();
-        assert_eq!(why(connected.as_fd()), "a TCP socket that does not listen");
-        assert_eq!(why(udp.as_fd()), "not of TCP");
-        assert_eq!(why(unix.as_fd()), "not of TCP");
-        assert_eq!(why(file.as_fd()), "no socket that could be listened to");
-    }
-
-    #[test]
-    fn a_port_that_others_can_have_too_will_not_do() {
-        let everywhere = TcpListener::bind("0.0.0.0:0").unwrap();
-        assert_eq!(why(everywhere.as_fd()), "not bound to the interface");
-        let (namespace, ifindex) = here();
-        bind_to_interface(&everywhere, ifindex).unwrap();
-        let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        assert_eq!(
-            port(everywhere.as_fd(), ifindex, namespace),
-            Ok((port_of(&everywhere), [Protocol::Tcp4].as_slice()))
-        );
-        assert_eq!(
-            port(everywhere.as_fd(), ifindex, namespace + 1).unwrap_err().1,
-            "the second descriptor is of another network namespace than the broker's"
-        );
-        let one = TcpListener::bind("127.0.0.1:0").unwrap();
-        bind_to_interface(&one, ifindex).unwrap();
-        assert_eq!(why(one.as_fd()), "bound to one address");
-    }
-
-    #[test]
     fn nonsense_is_refused_and_its_descriptors_are_closed() {
         let helpers = Helpers::start().unwrap();
-        let (namespace, ifindex) = here();
-        let good = Request { ifindex }.encode();
+        let ethtool = Ethtool::open().unwrap();
+        let (namespace, ifindex) = (ethtool.namespace().unwrap(), ethtool.ifindex("lo").unwrap());
+        let good = Request { ifindex, port: 0 }.encode();
         for (message, count) in [(&good[..4], 2), (&good, 0), (&good, 1), (&good, 3), (&good, 2)] {
             let (mut reader, writer) = io::pipe().unwrap();
             let writers = (0..count).map(|_| helpers.keep(1, writer.try_clone().unwrap().into())).collect();
@@ -268,17 +191,5 @@ mod tests {
             assert_eq!(try_say(&client, b"x", &[]), Err(Errno::PIPE));
         }
         drop(release);
-    }
-
-    fn why(socket: BorrowedFd) -> String {
-        let (namespace, ifindex) = here();
-        let (errno, why) = port(socket, ifindex, namespace).unwrap_err();
-        assert_eq!(errno, libc::EINVAL);
-        why.strip_prefix("the second descriptor is ").unwrap().to_owned()
-    }
-
-    fn here() -> (u64, u32) {
-        let ethtool = Ethtool::open().unwrap();
-        (ethtool.namespace().unwrap(), ethtool.ifindex("lo").unwrap())
     }
 }

@@ -18,6 +18,7 @@ use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 use rustix::process::getuid;
 
 use super::pool::{Foreign, Helpers};
+use super::port::Port;
 use super::report::{self, Reporter, Reports};
 use super::request::{Connection, Heard, Refusal, Wish};
 
@@ -62,8 +63,8 @@ enum State {
     Asking { until: Instant },
     /// A helper listens to what it asks, which has to be known by then.
     Heard { until: Instant },
-    /// It has a queue. While the socket listens, nobody else can have the port that is steered there.
-    Lent { lease: Lease, listener: Foreign },
+    /// It has a queue, while its socket listens. Nobody else can have the port before the lease has ended.
+    Lent { lease: Lease, listener: Foreign, _port: Port },
 }
 
 /// What becomes of a client.
@@ -280,13 +281,14 @@ impl Server {
         if self.leases(Some(client.uid)) >= most {
             return Err((libc::EDQUOT, format!("user {} has as many queues as one may have: {most}", client.uid)));
         }
-        let lease = Lease::take(&self.turns, wish.ifindex, wish.dmabuf.as_fd(), wish.port, wish.protocols);
+        let Wish { ifindex, dmabuf, listener, port } = wish;
+        let lease = Lease::take(&self.turns, ifindex, dmabuf.as_fd(), port.number, port.protocols);
         let lease = lease.map_err(|error| (error.errno(), error.to_string()))?;
         let (queue, binding) = (lease.queue(), lease.binding());
-        say(format_args!("{}: queue {queue} of interface {}, port {}", client.who(), wish.ifindex, wish.port));
+        say(format_args!("{}: queue {queue} of interface {ifindex}, port {}", client.who(), port.number));
         // A client that has gone is seen by its connection.
         client.answer(&Answer::Lent { queue, binding });
-        Ok(State::Lent { lease, listener: wish.listener })
+        Ok(State::Lent { lease, listener, _port: port })
     }
 
     /// How many queues a user has, or all have.
@@ -332,7 +334,7 @@ pub fn say(what: Arguments) {
 mod tests {
     use std::fs::File;
     use std::io::Read;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::os::fd::BorrowedFd;
     use std::sync::{Barrier, mpsc};
     use std::thread::{self, JoinHandle};
@@ -343,17 +345,18 @@ mod tests {
     use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketType, bind, connect, listen, recv, socket_with};
 
     use super::super::confine;
-    use super::super::testing::{hold, lingering, pair, say};
+    use super::super::testing::{hold, lingering, pair, say, unbound};
     use super::*;
 
     #[test]
     fn a_client_is_told_why_it_gets_no_queue() {
         let broker = Running::start(Resting::new());
-        let (file, tcp) = (File::open("/dev/null").unwrap(), TcpListener::bind("0.0.0.0:0").unwrap());
-        let refused = |descriptor: &dyn AsFd| match Loan::ask_at(&broker.path(), 1, file.as_fd(), descriptor.as_fd()) {
-            Err(NoLoan::Refused { errno, why }) => (errno, why),
-            other => panic!("{other:?}"),
-        };
+        let (file, tcp) = (File::open("/dev/null").unwrap(), unbound(AddressFamily::INET));
+        let refused =
+            |descriptor: &dyn AsFd| match Loan::ask_at(&broker.path(), request(), file.as_fd(), descriptor.as_fd()) {
+                Err(NoLoan::Refused { errno, why }) => (errno, why),
+                other => panic!("{other:?}"),
+            };
         let invalid = |why: &str| (libc::EINVAL, why.to_owned());
         assert_eq!(refused(&file), invalid("the second descriptor is no socket that could be listened to"));
         assert_eq!(refused(&tcp), invalid("the second descriptor is not bound to the interface"));
@@ -370,11 +373,11 @@ mod tests {
         assert!(answer(&connections[ASKING]).contains("connections without a queue"));
         say(&connections[0], b"nonsense", &[]);
         assert_eq!(answer(&connections[0]), "that is no request that this broker understands");
-        say(&connections[1], &request(), &[]);
+        say(&connections[1], &request().encode(), &[]);
         assert_eq!(answer(&connections[1]), "a request comes with two descriptors");
         drop(connections);
         assert!(matches!(
-            Loan::ask_at(&broker.path(), 1, File::open("/dev/null").unwrap().as_fd(), broker.connect().as_fd()),
+            Loan::ask_at(&broker.path(), request(), File::open("/dev/null").unwrap().as_fd(), broker.connect().as_fd()),
             Err(NoLoan::Refused { .. })
         ));
     }
@@ -386,10 +389,10 @@ mod tests {
         let [third, tenth, behind] = [3, 10, 2].map(|uid| resting.admit(uid));
         let file = File::open("/dev/null").unwrap();
         let (sockets, _peers): (Vec<_>, Vec<_>) = (0..3).map(|_| lingering()).unzip();
-        say(&third, &request(), &after_files(&file, 2, &sockets[0]));
-        say(&tenth, &request(), &after_files(&file, 9, &sockets[1]));
+        say(&third, &request().encode(), &after_files(&file, 2, &sockets[0]));
+        say(&tenth, &request().encode(), &after_files(&file, 9, &sockets[1]));
         say(&behind, b"nonsense", &[]);
-        say(&behind, &request(), &after_files(&file, 1, &sockets[2]));
+        say(&behind, &request().encode(), &after_files(&file, 1, &sockets[2]));
         // Or it would be for this thread to linger.
         drop(sockets);
         let helpers = resting.server.helpers.clone();
@@ -432,10 +435,10 @@ mod tests {
         let client = resting.admit(1);
         resting.server.clients[0].state = State::Asking { until: Instant::now() + PAUSE };
         let release = hold(&resting.server.helpers, 1);
-        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+        let tcp = unbound(AddressFamily::INET);
         dmverbs_netdev::bind_to_interface(&tcp, 1).unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
-        say(&client, &request(), &[writer.as_fd(), tcp.as_fd()]);
+        say(&client, &request().encode(), &[writer.as_fd(), tcp.as_fd()]);
         drop(writer);
         let _broker = Running::start(resting);
         assert_eq!(answer(&client), "no request has come");
@@ -443,8 +446,8 @@ mod tests {
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 
-    fn request() -> [u8; Request::LEN] {
-        Request { ifindex: 1 }.encode()
+    fn request() -> Request {
+        Request { ifindex: 1, port: 0 }
     }
 
     /// A broker that does not serve yet.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socket_with,
+    socketpair,
 };
 
 use super::pool::Helpers;
@@ -31,6 +32,11 @@ pub fn try_say(client: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd]) -> r
         assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
     }
     sendmsg(client, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+}
+
+/// A TCP socket.
+pub fn unbound(family: AddressFamily) -> OwnedFd {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
 }
 
 /// Has a helper do a job for this user that does not end before what is returned is dropped.
