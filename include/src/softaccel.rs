@@ -2,6 +2,7 @@
 
 pub const SOFTACCEL_HOST: i32 = -1;
 pub const SOFTACCEL_SEGMENTS_MAX: u32 = 4096;
+pub const SOFTACCEL_WAITING_MAX: u32 = 65536;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;

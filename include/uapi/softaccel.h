@@ -61,6 +61,7 @@ struct softaccel_segment {
 
 #define SOFTACCEL_HOST		(-1)
 #define SOFTACCEL_SEGMENTS_MAX	4096
+#define SOFTACCEL_WAITING_MAX	65536
 
 /**
  * struct softaccel_copy - copy a list of segments, in order
@@ -70,13 +71,14 @@ struct softaccel_segment {
  * @dst_fd: likewise; at least one of the two is a dma-buf
  * @event_fd: -1: the call returns when all is copied. Else an eventfd to which
  *	1 is added then, and the call returns at once; both ends must be dma-bufs.
- *	Copies with an eventfd are carried out in the order of the calls.
+ *	Copies with an eventfd are carried out in the order of the calls;
+ *	SOFTACCEL_WAITING_MAX segments of them can wait, of all callers.
  *
  * Offsets are checked before anything is copied. Errors: EINVAL (a segment
  * outside, a count, a descriptor of something else), E2BIG (too many segments),
  * EFAULT (the caller's memory; earlier bytes may have been copied), EBADF,
  * EINTR (a signal while a rate limit was waited for, or one that kills;
- * likewise), ENOMEM.
+ * likewise), EAGAIN (too many segments wait), ENOMEM.
  */
 struct softaccel_copy {
 	__u64 segments;

@@ -144,6 +144,7 @@ static void softaccel_job_work(struct work_struct *work)
 
 	/* Between buffers, after the checks, nothing can fail. */
 	softaccel_run(job);
+	atomic_sub(job->count, &job->accel->waiting);
 	eventfd_signal(job->done);
 	softaccel_job_free(job);
 }
@@ -220,6 +221,22 @@ static int softaccel_job_fill(struct softaccel_job *job,
 	return 0;
 }
 
+static int softaccel_queue(struct softaccel_job *job)
+{
+	struct softaccel *accel = job->accel;
+
+	if (atomic_add_return(job->count, &accel->waiting) >
+	    SOFTACCEL_WAITING_MAX) {
+		atomic_sub(job->count, &accel->waiting);
+		softaccel_say(accel, "%u segments more than may wait",
+			      job->count);
+		return -EAGAIN;
+	}
+	INIT_WORK(&job->work, softaccel_job_work);
+	queue_work(accel->engine, &job->work);
+	return 0;
+}
+
 int softaccel_copy(struct softaccel *accel, const struct softaccel_copy *copy)
 {
 	struct softaccel_job *job;
@@ -242,12 +259,9 @@ int softaccel_copy(struct softaccel *accel, const struct softaccel_copy *copy)
 	err = softaccel_job_fill(job, copy);
 	if (err)
 		goto out_free;
-	if (job->done) {
-		INIT_WORK(&job->work, softaccel_job_work);
-		queue_work(accel->engine, &job->work);
+	err = job->done ? softaccel_queue(job) : softaccel_run(job);
+	if (job->done && !err)
 		return 0;
-	}
-	err = softaccel_run(job);
 out_free:
 	softaccel_job_free(job);
 	return err;

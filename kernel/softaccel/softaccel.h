@@ -23,6 +23,7 @@ struct softaccel {
 	struct vhs_window window;
 	struct gen_pool *pool;
 	struct workqueue_struct *engine;
+	atomic_t waiting;	/* segments of copies with an eventfd */
 	atomic64_t copies;
 	atomic64_t copied_bytes;
 	atomic64_t sums;

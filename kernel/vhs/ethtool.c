@@ -41,19 +41,17 @@ static void vhs_get_ethtool_stats(struct net_device *dev,
 	*data++ = atomic64_read(&port->filtered);
 }
 
-/* Closes the port for a change if it runs, and opens it after. */
-static bool vhs_pause(struct vhs_port *port)
+/* Closes the port for a change, and opens it after, if it is up. One that is up
+ * and does not run had no memory to be opened again.
+ */
+static void vhs_pause(struct vhs_port *port)
 {
-	bool ran = port->running;
-
-	if (ran)
-		vhs_stop(port->dev);
-	return ran;
+	vhs_stop(port->dev);
 }
 
-static int vhs_resume(struct vhs_port *port, bool ran)
+static int vhs_resume(struct vhs_port *port)
 {
-	return ran ? vhs_open(port->dev) : 0;
+	return netif_running(port->dev) ? vhs_open(port->dev) : 0;
 }
 
 static void vhs_get_ringparam(struct net_device *dev,
@@ -80,7 +78,6 @@ static int vhs_set_ringparam(struct net_device *dev,
 	struct vhs_port *port = netdev_priv(dev);
 	u32 old = port->ring_size, old_thresh = port->hds_thresh;
 	u8 old_config = port->hds_config;
-	bool ran;
 	int err;
 
 	if (ring->rx_pending < VHS_RING_MIN) {
@@ -93,6 +90,11 @@ static int vhs_set_ringparam(struct net_device *dev,
 		NL_SET_ERR_MSG(extack, "memory is bound, and takes payload only");
 		return -EINVAL;
 	}
+	if (kernel->tcp_data_split == ETHTOOL_TCP_DATA_SPLIT_DISABLED &&
+	    READ_ONCE(port->inject.refuse_off)) {
+		NL_SET_ERR_MSG(extack, "the driver decides what is not on");
+		return -EINVAL;
+	}
 	if (kernel->tcp_data_split == ETHTOOL_TCP_DATA_SPLIT_UNKNOWN)
 		WRITE_ONCE(port->hds_config, ETHTOOL_TCP_DATA_SPLIT_DISABLED);
 	else
@@ -103,15 +105,15 @@ static int vhs_set_ringparam(struct net_device *dev,
 	if (ring->rx_pending == old)
 		return 0;
 
-	ran = vhs_pause(port);
+	vhs_pause(port);
 	port->ring_size = ring->rx_pending;
-	err = vhs_resume(port, ran);
+	err = vhs_resume(port);
 	if (err) {
 		NL_SET_ERR_MSG(extack, "no memory for rings of this size");
 		port->ring_size = old;
 		WRITE_ONCE(port->hds_config, old_config);
 		WRITE_ONCE(port->hds_thresh, old_thresh);
-		if (vhs_resume(port, ran))
+		if (vhs_resume(port))
 			netdev_err(dev, "stays closed: no memory for rings\n");
 	}
 	return err;
@@ -124,26 +126,36 @@ static void vhs_get_channels(struct net_device *dev,
 	channels->combined_count = dev->real_num_rx_queues;
 }
 
+/* The peer finds no queue that is gone: nothing arrives while closed. */
+static int vhs_resume_with(struct vhs_port *port, unsigned int queues)
+{
+	struct net_device *dev = port->dev;
+	unsigned int i;
+	int err;
+
+	err = netif_set_real_num_queues(dev, queues, queues);
+	if (err)
+		return err;
+	if (!netif_is_rxfh_configured(dev))
+		for (i = 0; i < VHS_INDIR_SIZE; i++)
+			WRITE_ONCE(port->rss.indir[0][i],
+				   ethtool_rxfh_indir_default(i, queues));
+	return vhs_resume(port);
+}
+
 static int vhs_set_channels(struct net_device *dev,
 			    struct ethtool_channels *channels)
 {
 	struct vhs_port *port = netdev_priv(dev);
-	unsigned int n = channels->combined_count, i;
-	bool ran;
-	int err, again;
+	unsigned int old = dev->real_num_rx_queues;
+	int err;
 
-	ran = vhs_pause(port);
-	/* The peer finds no queue that is gone: nothing arrives while closed. */
-	err = netif_set_real_num_queues(dev, n, n);
-	if (!err && !netif_is_rxfh_configured(dev))
-		for (i = 0; i < VHS_INDIR_SIZE; i++)
-			WRITE_ONCE(port->rss.indir[0][i],
-				   ethtool_rxfh_indir_default(i, n));
-	again = vhs_resume(port, ran);
-	if (again)
+	vhs_pause(port);
+	err = vhs_resume_with(port, channels->combined_count);
+	if (err && vhs_resume_with(port, old))
 		netdev_err(dev, "stays closed: no memory for %u channels\n",
 			   dev->real_num_rx_queues);
-	return err ? err : again;
+	return err;
 }
 
 static u32 vhs_get_rxfh_key_size(struct net_device *dev)

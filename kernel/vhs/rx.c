@@ -112,9 +112,9 @@ static bool vhs_rx_linear(struct vhs_rx *rx, u32 linear)
 static void vhs_rx_headers(struct vhs_rx *rx)
 {
 	u32 mss = skb_shinfo(rx->src)->gso_size;
+	u32 start = vhs_cb(rx->src)->transport, size = rx->len - start;
 	u8 *network = rx->skb->data + ETH_HLEN;
-	struct tcphdr *tcp;
-	u32 size;
+	struct tcphdr *tcp = (struct tcphdr *)(rx->skb->data + start);
 
 	if (skb_shinfo(rx->src)->gso_type & SKB_GSO_TCPV4) {
 		struct iphdr *ip = (struct iphdr *)network;
@@ -122,15 +122,11 @@ static void vhs_rx_headers(struct vhs_rx *rx)
 		ip->tot_len = htons(rx->len - ETH_HLEN);
 		ip->id = htons(ntohs(ip->id) + rx->skip / mss);
 		ip_send_check(ip);
-		tcp = (struct tcphdr *)(network + ip->ihl * 4);
-		size = rx->len - ETH_HLEN - ip->ihl * 4;
 		tcp->check = ~tcp_v4_check(size, ip->saddr, ip->daddr, 0);
 	} else {
 		struct ipv6hdr *ip = (struct ipv6hdr *)network;
 
-		size = rx->len - ETH_HLEN - sizeof(*ip);
 		ip->payload_len = htons(size);
-		tcp = (struct tcphdr *)(ip + 1);
 		tcp->check = ~tcp_v6_check(size, &ip->saddr, &ip->daddr, 0);
 	}
 	tcp->seq = htonl(ntohl(tcp->seq) + rx->skip);
@@ -159,24 +155,27 @@ static void vhs_rx_fill_csum(struct vhs_rx *rx, u32 linear)
 		csum_fold(vhs_rx_sum_from(rx, linear, start)) ?: CSUM_MANGLED_0;
 }
 
-/* Is the checksum of a split packet, which is TCP, right? */
+/*
+ * Is the checksum of a split packet, which is TCP, right? Its lengths are those
+ * by which it was steered: the headers may be in memory that a program has
+ * written to since (packet(7)'s ring).
+ */
 static bool vhs_rx_verified(const struct vhs_rx *rx, u32 linear)
 {
+	u32 start = vhs_cb(rx->src)->transport;
+	__wsum sum = vhs_rx_sum_from(rx, linear, start);
 	u8 *network = rx->skb->data + ETH_HLEN;
-	u32 start;
 
 	if (((struct ethhdr *)rx->skb->data)->h_proto == htons(ETH_P_IP)) {
 		struct iphdr *ip = (struct iphdr *)network;
 
-		start = ETH_HLEN + ip->ihl * 4;
 		return !tcp_v4_check(rx->len - start, ip->saddr, ip->daddr,
-				     vhs_rx_sum_from(rx, linear, start));
+				     sum);
 	} else {
 		struct ipv6hdr *ip = (struct ipv6hdr *)network;
 
-		start = ETH_HLEN + sizeof(*ip);
 		return !tcp_v6_check(rx->len - start, &ip->saddr, &ip->daddr,
-				     vhs_rx_sum_from(rx, linear, start));
+				     sum);
 	}
 }
 

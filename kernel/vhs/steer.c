@@ -41,6 +41,7 @@ static void vhs_parse_l4(struct sk_buff *skb, u8 protocol, u32 offset, bool v6,
 		flow->type = v6 ? TCP_V6_FLOW : TCP_V4_FLOW;
 		flow->sport = tcp->source;
 		flow->dport = tcp->dest;
+		vhs_cb(skb)->transport = offset;
 		vhs_cb(skb)->hdr_len = offset + tcp->doff * 4;
 	} else if (protocol == IPPROTO_UDP) {
 		struct udphdr *udp;

@@ -86,6 +86,7 @@ struct vhs_inject {
 	u32 alloc_fail;
 	u32 stop_queues;
 	u32 delay;	/* of all packets, in microseconds */
+	bool refuse_off;	/* header split cannot be switched off, as bnxt's */
 };
 
 struct vhs_rule {
@@ -123,6 +124,7 @@ struct vhs_cb {
 	ktime_t arrives;	/* 0: at once; of one that is held, at the latest */
 	u32 hash;
 	u32 number;	/* of its queue, as it arrived */
+	u16 transport;	/* where TCP begins */
 	u16 hdr_len;	/* Ethernet to TCP, 0 if this is not TCP */
 	bool l4_hash;
 };

@@ -14,6 +14,7 @@ import softaccel
 DRIVER = "/sys/bus/platform/drivers/vhs/"
 SIOCETHTOOL, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8946, 0x8913, 0x8914
 ETHTOOL_GRINGPARAM, ETHTOOL_SRINGPARAM = 0x10, 0x11
+ETHTOOL_GCHANNELS, ETHTOOL_SCHANNELS = 0x3C, 0x3D
 IFF_UP = 1
 # The last is device_add()'s, for a device whose name could not be had: platform_device_add() does not look.
 REFUSALS = errno.ENOMEM, errno.ENOBUFS, errno.EINVAL
@@ -72,6 +73,23 @@ def size(control, name):
     return struct.unpack_from("=9I", asked.raw)[5]
 
 
+def channels(control, name, count=None):
+    """Combined ones; all there are, if they are not to change."""
+    asked = ctypes.create_string_buffer(struct.pack("=9I", ETHTOOL_GCHANNELS, *[0] * 8))
+    where = struct.pack("=Q", ctypes.addressof(asked))
+    interface(control, SIOCETHTOOL, name, where)
+    if count is not None:
+        struct.pack_into("=I", asked, 0, ETHTOOL_SCHANNELS)
+        struct.pack_into("=I", asked, 32, count)
+        interface(control, SIOCETHTOOL, name, where)
+    return struct.unpack_from("=9I", asked.raw)[8]
+
+
+def carrier(name):
+    with open(f"/sys/class/net/{name}/carrier") as file:
+        return file.read() == "1\n"
+
+
 def main():
     new, gone = (os.open(DRIVER + name, os.O_WRONLY) for name in ("new_pair", "del_pair"))
     control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -89,6 +107,19 @@ def main():
 
     each_fails("its rings are resized", lambda: ring(control, "vhs0", 512), grown)
     assert size(control, "vhs0") == 1024
+
+    def narrowed(_):
+        assert channels(control, "vhs0") == 2
+        channels(control, "vhs0", 4)
+
+    def narrow():
+        try:
+            channels(control, "vhs0", 2)
+        except OSError:
+            assert channels(control, "vhs0") == 4 and carrier("vhs0"), "it does not run as before"
+            raise
+
+    each_fails("its channels become fewer", narrow, narrowed)
     os.pwrite(gone, b"0", 0)
 
     free = softaccel.info()["free"]

@@ -222,6 +222,31 @@ def test_asynchronous_copies():
     os.close(event)
 
 
+def test_copies_that_wait():
+    fd, event = alloc(8 << 20), os.eventfd(0, os.EFD_NONBLOCK)
+    with open(RATE, "w") as limit:
+        limit.write("1")
+    copy(fd, fd, (0, 4 << 20, 4 << 20), event=event)
+    for _ in range(15):
+        copy(fd, fd, *[(0, 0, 0)] * 4096, event=event)
+    with refused(errno.EAGAIN, "4096 segments more than may wait"):
+        copy(fd, fd, *[(0, 0, 0)] * 4096, event=event)
+    copy(fd, fd, *[(0, 0, 0)] * 4095, event=event)
+    with open(RATE, "w") as limit:
+        limit.write("0")
+    done = 0
+    while done < 17:
+        assert select.select([event], [], [], 20)[0], f"{done} of 17"
+        done += os.eventfd_read(event)
+    for _ in range(16):
+        copy(fd, fd, *[(0, 0, 0)] * 4096, event=event)
+    while done < 33:
+        assert select.select([event], [], [], 20)[0], f"{done} of 33"
+        done += os.eventfd_read(event)
+    os.close(fd)
+    os.close(event)
+
+
 def test_sums():
     fd = alloc(2 << 20)
     put(fd, 13, b"123456789")
