@@ -45,6 +45,12 @@ impl Failure {
         Self { why: String::new(), status: REFUSED }
     }
 
+    /// With more that the user should know.
+    pub fn and(mut self, more: &str) -> Self {
+        self.why = format!("{}\n{more}", self.why).trim_end().to_owned();
+        self
+    }
+
     /// Tells the user, and gives the exit status.
     pub fn report(&self) -> i32 {
         if !self.why.is_empty() {

@@ -174,16 +174,20 @@ fn restore(ifname: &str) -> Result<(), Failure> {
     let _queues = turns.wait();
     refuse_used(&ifname, ifindex)?;
     // While a rule leads to a queue, that cannot be taken away.
-    let left = left_behind(&ethtool, ifindex).map_err(Failure::refused)?;
-    for rule in &left {
-        ethtool.delete_rule(ifindex, rule.location).map_err(Failure::refused)?;
+    let mut deleted = String::new();
+    for Rule { location, .. } in left_behind(&ethtool, ifindex).map_err(Failure::refused)? {
+        ethtool.delete_rule(ifindex, location).map_err(|error| Failure::refused(error).and(&deleted))?;
+        deleted += &format!("steering rule {location}, of who was killed: deleted\n");
     }
-    let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
-    go(&ethtool, ifindex, &found.settings, &record.settings)?;
+    let put_back = || {
+        let found = Found::read(&ethtool, ifindex).map_err(|missing| Failure::refused(missing.join("\n")))?;
+        go(&ethtool, ifindex, &found.settings, &record.settings)?;
+        Ok(found)
+    };
+    let found = put_back().map_err(|failure: Failure| failure.and(&deleted))?;
     // Whoever reads what is printed may be gone, which ends this process.
     record.remove()?;
-    let deleted = |rule: &Rule| format!("steering rule {}, of who was killed: deleted\n", rule.location);
-    failure::print(&left.iter().map(deleted).collect::<String>())?;
+    failure::print(&deleted)?;
     print(&found.settings, &record.settings)
 }
 

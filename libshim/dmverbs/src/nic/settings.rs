@@ -149,17 +149,25 @@ impl Settings {
     }
 
     fn apply_rings(&self, ethtool: &Ethtool, ifindex: u32, from: &Self) -> Result<(), Error> {
-        // What is on may be so by the driver's choice; binding memory asks that it was switched on. The kernel takes no
-        // notice where it was.
-        let split = match self.header_split {
-            true => Some(DataSplit::Enabled),
-            false => from.header_split.then_some(DataSplit::Disabled),
-        };
         let hds_thresh = self.hds_thresh.filter(|_| self.hds_thresh != from.hds_thresh);
-        if split.is_none() && hds_thresh.is_none() {
-            return Ok(());
+        let set = |split| {
+            ethtool.set_rings(ifindex, &RingsChange { tcp_data_split: split, hds_thresh, ..RingsChange::default() })
+        };
+        if self.header_split {
+            // What is on may be so by the driver's choice; binding memory asks that it was switched on. The kernel takes no
+            // notice where it was.
+            return set(Some(DataSplit::Enabled));
         }
-        ethtool.set_rings(ifindex, &RingsChange { tcp_data_split: split, hds_thresh, ..RingsChange::default() })
+        if !from.header_split {
+            return if hds_thresh.is_none() { Ok(()) } else { set(None) };
+        }
+        // Drivers that have it off unless it is switched on refuse to switch it off (bnxt); others take it for no change that
+        // it is left to them (gve).
+        let left = set(Some(DataSplit::Unknown)).and_then(|()| ethtool.rings(ifindex));
+        match left {
+            Ok(rings) if rings.tcp_data_split != Some(DataSplit::Enabled) => Ok(()),
+            _ => set(Some(DataSplit::Disabled)),
+        }
     }
 
     fn apply_rss(&self, ethtool: &Ethtool, ifindex: u32, from: &Self) -> Result<(), Error> {
