@@ -1,6 +1,7 @@
 //! What has passed through a process's QPs, and who touched it: for `dmverbs top`.
 
-use std::io;
+use std::panic::resume_unwind;
+use std::{io, thread};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,14 +73,26 @@ pub struct ProcessReport {
 /// # Errors
 /// /proc cannot be read.
 pub fn processes() -> io::Result<Vec<ProcessReport>> {
-    let mut found = Vec::new();
-    for pid in report::pids()? {
-        match ask(pid) {
-            Ok(process) => found.push(process),
-            Err(e) => tracing::debug!(pid, error = %e, "a process does not tell of its QPs"),
-        }
+    Ok(ask_each(&report::pids()?, ask))
+}
+
+/// Processes that are asked at a time: one that does not answer takes its time.
+const AT_A_TIME: usize = 64;
+
+fn ask_each(pids: &[u32], ask: impl Fn(u32) -> io::Result<ProcessReport> + Sync) -> Vec<ProcessReport> {
+    let (ask, mut found) = (&ask, Vec::new());
+    for pids in pids.chunks(AT_A_TIME) {
+        thread::scope(|scope| {
+            let asked: Vec<_> = pids.iter().map(|&pid| (pid, scope.spawn(move || ask(pid)))).collect();
+            for (pid, asked) in asked {
+                match asked.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+                    Ok(process) => found.push(process),
+                    Err(e) => tracing::debug!(pid, error = %e, "a process does not tell of its QPs"),
+                }
+            }
+        });
     }
-    Ok(found)
+    found
 }
 
 fn ask(pid: u32) -> io::Result<ProcessReport> {
@@ -93,7 +106,19 @@ fn report_of(pid: u32, text: &[u8]) -> io::Result<ProcessReport> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
+
+    #[test]
+    fn one_that_does_not_answer_holds_up_no_other() {
+        let all = Barrier::new(3);
+        let asked = ask_each(&[7, 8, 9], |pid| {
+            all.wait();
+            if pid == 8 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(ProcessReport { pid, qps: Vec::new() }) }
+        });
+        assert_eq!(asked.iter().map(|process| process.pid).collect::<Vec<_>>(), [7, 9]);
+    }
 
     #[test]
     fn a_process_tells_of_itself_only() {
