@@ -2,8 +2,10 @@
 /* 1,024 queue pairs between two processes: they connect soon, carry data, and cost little while nothing happens. */
 #include "rig.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { MANY = 1024 };
@@ -41,6 +43,26 @@ static size_t resident(void)
 	need(statm && fscanf(statm, "%zu %zu", &total, &pages) == 2);
 	fclose(statm);
 	return pages * sysconf(_SC_PAGESIZE);
+}
+
+static bool is_tcp(int fd)
+{
+	int protocol;
+	socklen_t len = sizeof(protocol);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 && protocol == IPPROTO_TCP;
+}
+
+/* TCP sockets of this process that listen. */
+static int listening(void)
+{
+	int count = 0, listens;
+	socklen_t len = sizeof(listens);
+
+	for (int fd = 0; fd < sysconf(_SC_OPEN_MAX); fd++)
+		if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens && is_tcp(fd))
+			count++;
+	return count;
 }
 
 static void connect_all(const struct process *other, const struct setup *setup)
@@ -110,6 +132,7 @@ int main(int argc, char **argv)
 		(resident() - before) / MANY);
 	/* Each has a page of registered memory, which nobody has touched. */
 	yes("an idle queue pair takes less than 64 KiB", resident() - before < (size_t)MANY * (64 << 10));
+	yes("256 of them share a port", listening() == MANY / 256);
 	yes("a write of each completes", write_all());
 	yes("all within 5 s", now_ms() - start < 5000);
 	meet(&child);

@@ -33,6 +33,11 @@ pub fn rows() -> Vec<Trial> {
             shown.refused()?.says("DMVERBS_LOG")?;
             Ok(())
         }),
+        row("a variable that there is none of is warned of", Kind::Loopback, |net| {
+            let shown = run(command(net.server(), "DMVERBS_SPEED", "high", &["ibv_devinfo"])?, LIMIT)?;
+            shown.succeeded()?.says("DMVERBS_SPEED is set, but there is no such variable")?;
+            Ok(())
+        }),
         row("a port range that is all in use is named, and its user not disturbed", Kind::Loopback, ports_in_use),
         row("strangers on a listener do not disturb its traffic", Kind::Veth, strangers),
         row("a dialled HTTP server is named, and not taken for a peer", Kind::Loopback, |net| {

@@ -162,3 +162,27 @@ fn mode(text: &str) -> Result<u32, String> {
         _ => Err("an octal number up to 0777 is wanted".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        broker: Broker,
+    }
+
+    #[test]
+    fn a_user_has_four_queues_and_everybody_may_ask_unless_it_is_said_otherwise() {
+        let broker = Line::parse_from(["broker"]).broker;
+        assert_eq!((broker.leases_per_user, broker.mode), (4, 0o666));
+        let broker = Line::parse_from(["broker", "--leases-per-user", "2", "--mode", "660"]).broker;
+        assert_eq!((broker.leases_per_user, broker.mode), (2, 0o660));
+        for bad in ["8", "1000", "0o660", ""] {
+            assert!(Line::try_parse_from(["broker", "--mode", bad]).is_err(), "{bad}");
+        }
+    }
+}
