@@ -18,6 +18,7 @@ enum { BYTES = 300000 };
 /* cuda.h */
 static int (*init)(unsigned int flags);
 static int (*retain)(void **context, int ordinal);
+static int (*reset)(int ordinal);
 static int (*push)(void *context);
 static int (*current)(void **context);
 static int (*allocate)(uint64_t *address, size_t len);
@@ -54,6 +55,7 @@ static void load(void)
 	need(library);
 	*(void **)&init = symbol(library, "cuInit");
 	*(void **)&retain = symbol(library, "cuDevicePrimaryCtxRetain");
+	*(void **)&reset = symbol(library, "cuDevicePrimaryCtxReset_v2");
 	*(void **)&push = symbol(library, "cuCtxPushCurrent_v2");
 	*(void **)&current = symbol(library, "cuCtxGetCurrent");
 	*(void **)&allocate = symbol(library, "cuMemAlloc_v2");
@@ -137,6 +139,25 @@ static void mixed(void)
 	yes("one request can have parts on the GPU and in the process", right && is(at_a + 5, 3000, 10));
 }
 
+/* The program has reset its GPU, and goes on. */
+static void anew(void)
+{
+	struct ibv_sge local = { .length = 64 };
+
+	need(reset(0) == 0 && retain(&context, 0) == 0 && push(context) == 0 && allocate(&at_a, BYTES) == 0);
+	pair_make(&a, &b, &usual);
+	mr_a = ibv_reg_mr(a.pd, (void *)at_a, BYTES, IBV_ACCESS_LOCAL_WRITE);
+	outcome("memory of a GPU that was reset is registered", errno_if(!mr_a));
+	set(at_a, 64, 12);
+	local.addr = at_a;
+	local.lkey = mr_a->lkey;
+	ask(&a, (struct ask){ .id = 2, .op = IBV_WR_RDMA_WRITE, .sges = &local, .num_sge = 1 });
+	show_next("write from there", a.send_cq);
+	yes("  the data is there", filled(b.buf, 64, 12));
+	need(ibv_dereg_mr(mr_a) == 0 && release(at_a) == 0);
+	pair_drop(&a, &b);
+}
+
 int main(int argc, char **argv)
 {
 	const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
@@ -175,6 +196,7 @@ int main(int argc, char **argv)
 	show_next("write from memory that was freed", a.send_cq);
 	need(ibv_dereg_mr(mr_a) == 0 && ibv_dereg_mr(mr_b) == 0 && release(at_b) == 0);
 	pair_drop(&a, &b);
+	anew();
 	rig_close();
 	return 0;
 }

@@ -67,6 +67,7 @@ driver! {
     attribute = c"cuPointerGetAttribute": fn(*mut c_void, c_uint, Address);
     set_attribute = c"cuPointerSetAttribute": fn(*const c_void, c_uint, Address);
     retain = c"cuDevicePrimaryCtxRetain": fn(*mut Handle, c_int);
+    identity = c"cuCtxGetId": fn(Handle, *mut c_ulonglong);
     push = c"cuCtxPushCurrent_v2": fn(Handle);
     pop = c"cuCtxPopCurrent_v2": fn(*mut Handle);
     stream_create = c"cuStreamCreate": fn(*mut Handle, c_uint);
@@ -191,6 +192,8 @@ pub(crate) struct Gpu {
     driver: &'static Driver,
     pub(crate) ordinal: c_int,
     context: Context,
+    /// Another if the context has been reset since, and has no stream of ours any more.
+    identity: c_ulonglong,
     stream: Handle,
 }
 
@@ -209,10 +212,13 @@ impl Gpu {
             // SAFETY: the context is writable. It is retained until the process ends.
             driver.check("cuDevicePrimaryCtxRetain", unsafe { (driver.retain)(&raw mut context.0, ordinal) })?;
         }
-        if let Some(gpu) = gpus.iter().find(|gpu| gpu.context == context) {
+        let mut identity = 0;
+        // SAFETY: the context is one that the driver gave, and `identity` is writable.
+        driver.check("cuCtxGetId", unsafe { (driver.identity)(context.0, &raw mut identity) })?;
+        if let Some(gpu) = gpus.iter().find(|gpu| (gpu.context, gpu.identity) == (context, identity)) {
             return Ok(gpu.clone());
         }
-        let mut gpu = Gpu { driver, ordinal, context, stream: ptr::null_mut() };
+        let mut gpu = Gpu { driver, ordinal, context, identity, stream: ptr::null_mut() };
         let mut stream: Handle = ptr::null_mut();
         gpu.within(|driver| {
             // SAFETY: `stream` is writable.

@@ -22,6 +22,7 @@ enum {
 	OUT_OF_MEMORY = 2,
 	NOT_INITIALIZED = 3,
 	INVALID_CONTEXT = 201,
+	CONTEXT_IS_DESTROYED = 709,
 	ILLEGAL_ADDRESS = 700,
 	NOT_SUPPORTED = 801,
 };
@@ -48,6 +49,7 @@ struct copy {
 };
 
 struct stream {
+	unsigned long long context;	/* its identity */
 	struct copy copies[COPIES];
 	int count;
 };
@@ -58,6 +60,7 @@ static char *memory;	/* what they hold */
 static size_t used;
 static struct allocation allocations[ALLOCATIONS];
 static int context;	/* its address stands for the only one */
+static unsigned long long identity = 1;
 
 static __thread void *stack[DEPTH];
 static __thread int depth;
@@ -98,6 +101,26 @@ result cuDevicePrimaryCtxRetain(void **into, int ordinal)
 	if (ordinal)
 		return INVALID_VALUE;
 	*into = &context;
+	return SUCCESS;
+}
+
+/* All that was in the context is gone. */
+result cuDevicePrimaryCtxReset_v2(int ordinal)
+{
+	if (ordinal)
+		return INVALID_VALUE;
+	pthread_mutex_lock(&lock);
+	memset(allocations, 0, sizeof(allocations));
+	identity++;
+	pthread_mutex_unlock(&lock);
+	return SUCCESS;
+}
+
+result cuCtxGetId(void *of, unsigned long long *id)
+{
+	if (of != &context)
+		return INVALID_CONTEXT;
+	*id = identity;
 	return SUCCESS;
 }
 
@@ -207,7 +230,10 @@ result cuStreamCreate(void **stream, unsigned int flags)
 	if (!depth)
 		return INVALID_CONTEXT;
 	*stream = calloc(1, sizeof(struct stream));
-	return *stream ? SUCCESS : OUT_OF_MEMORY;
+	if (!*stream)
+		return OUT_OF_MEMORY;
+	((struct stream *)*stream)->context = identity;
+	return SUCCESS;
 }
 
 static result carry_out(const struct copy *copy)
@@ -227,6 +253,8 @@ result cuStreamSynchronize(void *of)
 	result done = SUCCESS;
 
 	pthread_mutex_lock(&lock);
+	if (stream->context != identity)
+		done = CONTEXT_IS_DESTROYED;
 	for (int i = 0; i < stream->count && done == SUCCESS; i++)
 		done = carry_out(&stream->copies[i]);
 	stream->count = 0;
