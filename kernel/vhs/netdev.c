@@ -49,7 +49,7 @@ int vhs_stop(struct net_device *dev)
 	struct vhs_port *port = netdev_priv(dev);
 	unsigned int i;
 
-	/* A change of the rings that failed has closed the port before. */
+	/* A change of rings or channels that failed has closed the port before. */
 	if (!port->running)
 		return 0;
 	netif_tx_disable(dev);

@@ -76,7 +76,7 @@ struct vhs_txq {
 	struct u64_stats_sync syncp;
 };
 
-/* One packet in so many is hit; never if zero. */
+/* Unless it says more, one packet in so many is hit; never if zero. */
 struct vhs_inject {
 	u32 loss;
 	u32 reorder;
@@ -84,7 +84,7 @@ struct vhs_inject {
 	u32 split_fail;
 	u32 split_late;
 	u32 alloc_fail;
-	u32 stop_queues;
+	u32 stop_queues;	/* bit mask */
 	u32 delay;	/* of all packets, in microseconds */
 	bool refuse_off;	/* header split cannot be switched off, as bnxt's */
 };

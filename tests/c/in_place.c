@@ -6,8 +6,11 @@
 #include "rig.h"
 
 #include <dmverbs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { BIG = 3000001 };
 
@@ -145,11 +148,40 @@ static void bad_invalidation(void)
 	outcome("a message of it", dmv_take_message(b.qp, &message));
 }
 
+static int elsewhere(void)
+{
+	outcome("another library, receiving", dmv_post_recv(NULL, NULL, 0, 0));
+	outcome("  taking", dmv_take_message(NULL, NULL));
+	outcome("  returning", dmv_return_message(NULL, 0));
+	return 0;
+}
+
+/* This program with the system's library, where that is another one. */
+static void run_elsewhere(void)
+{
+	pid_t child;
+	int status;
+
+	fflush(stdout);
+	child = fork();
+	need(child >= 0);
+	if (child == 0) {
+		unsetenv("LD_PRELOAD");
+		unsetenv("LD_LIBRARY_PATH");
+		execl("/proc/self/exe", "in_place", "elsewhere", (char *)NULL);
+		_exit(1);
+	}
+	need(waitpid(child, &status, 0) == child && status == 0);
+}
+
 int main(int argc, char **argv)
 {
 	struct setup setup = usual;
 	struct dmv_message message;
 
+	if (argc > 1 && strcmp(argv[1], "elsewhere") == 0)
+		return elsewhere();
+	run_elsewhere();
 	rig_open(argc, argv);
 	setup.memory = BIG;
 	pair_make(&a, &b, &setup);

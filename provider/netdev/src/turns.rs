@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::broker::FOLDER;
 
 /// What processes take turns by at taking queues, a file in /run: between one's look at what is free and its last rule
-/// no other takes a queue, or deletes a rule.
+/// no other takes a queue, or deletes a rule that is not its own.
 ///
 /// Who may not open the file goes on without.
 #[derive(Debug)]

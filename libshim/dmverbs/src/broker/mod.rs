@@ -39,11 +39,11 @@ use serve::{Limits, Server};
 ///
 /// Programs on dmverbs that have no CAP_NET_ADMIN ask the broker of their network namespace for an RX queue of an
 /// interface. It takes one that is free and that RSS spreads nothing to, binds the program's dma-buf to it, has the
-/// program's TCP socket listen at a port that nobody else can have meanwhile, and steers that one there. The socket has
+/// program's TCP socket listen at a port that nobody else can bind from then on, and steers that one there. The socket has
 /// to be of the broker's network namespace, bound to the interface, and not yet to a port. The queue goes back when the
 /// program closes its connection, stops listening, asks twice or ends, or the broker does.
 ///
-/// Only interfaces that `dmverbs nic setup` has prepared have such queues; the broker changes no settings. It needs
+/// Interfaces have such queues when `dmverbs nic setup` has prepared them; the broker changes no settings. It needs
 /// CAP_NET_ADMIN and gives up all else; it runs until SIGTERM or SIGINT. Who may use it is a matter of who can reach the
 /// socket: everybody on this machine, unless --mode says less.
 ///

@@ -84,8 +84,9 @@ struct Events {
     clients: Vec<(PollFlags, PollFlags)>,
 }
 
-/// Connections, of all users; with what each holds they fit half of the usual limit of 1,024 descriptors.
-const MOST: usize = 128;
+/// Connections, of all users; with what each holds, five descriptors if it has a queue, they fit half of the usual limit
+/// of 1,024.
+const MOST: usize = 100;
 /// Connections of a user beyond those that have a queue.
 const ASKING: usize = 4;
 /// A client that has connected asks in this time.

@@ -43,7 +43,7 @@ enum Command {
     ///
     /// The container's processes bind device memory to the queue by CAP_NET_ADMIN of their own user namespace, and are
     /// told of the port by DMVERBS_LANE_PORT. The queue is leased until the netkit interface is deleted; the rules that
-    /// steer the port stay until somebody takes the queue.
+    /// steer the port stay until somebody takes the queue, or the port for another one, or `restore` deletes them.
     Lease(Guest),
 
     /// Put back what `setup` found

@@ -116,6 +116,18 @@ fn the_doctor_fails_where_something_essential_is_missing() {
 }
 
 #[test]
+fn the_doctor_fails_where_there_are_few_descriptors() {
+    let dmverbs = Installation::new();
+    let program = dmverbs.dmverbs();
+    let script = "ulimit -n $1 && exec \"$0\" doctor lo";
+    for (files, status) in [("1023", 1), ("1024", 0)] {
+        let output = dmverbs.plain("sh", ["-c", script, program.to_str().unwrap(), files]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_printed_is_told() {
     let dmverbs = Installation::new();
     for words in [&["doctor"][..], &["doctor", "--json"], &["devices"], &["libdir"], &["nic", "restore", "lo"]] {

@@ -88,10 +88,11 @@ fn the_environment_has_the_libraries_in_front_and_nothing_twice() {
 #[test]
 fn options_become_variables() {
     let dmverbs = Installation::new();
-    let show = "echo $DMVERBS_LOG $DMVERBS_PORT_RANGE $DMVERBS_IFNAMES $DMVERBS_LANE_PORT";
-    let options = ["--log", "debug", "--port-range", "7000-7010", "--ifnames", "lo", "--lane-port", "7011"];
+    let show = "echo $DMVERBS_LOG $DMVERBS_PORT_RANGE $DMVERBS_IFNAMES $DMVERBS_LANE_PORT $DMVERBS_DEVMEM";
+    let mut options = vec!["--log", "debug", "--port-range", "7000-7010", "--ifnames", "lo", "--lane-port", "7011"];
+    options.extend(["--devmem", "off"]);
     let words = [&["run"], options.as_slice(), &["sh", "-c", show]].concat();
-    assert_eq!(stdout(dmverbs.command(&words)), "debug 7000-7010 lo 7011\n");
+    assert_eq!(stdout(dmverbs.command(&words)), "debug 7000-7010 lo 7011 off\n");
     let mut inherits = dmverbs.command(&["run", "--log", "info", "sh", "-c", show]);
     inherits.env("DMVERBS_LOG", "debug").env("DMVERBS_IFNAMES", "lo");
     assert_eq!(stdout(inherits), "info lo\n");
@@ -107,6 +108,7 @@ fn bad_options_are_refused() {
         (vec!["run", "--port-range", "9-3", "true"], "9-3"),
         (vec!["run", "--ifnames", "a,,b", "true"], "a,,b"),
         (vec!["run", "--lane-port", "0", "true"], "'0'"),
+        (vec!["run", "--devmem", "perhaps", "true"], "perhaps"),
         (vec!["libdir", "x"], "'x'"),
         (vec!["bogus"], "bogus"),
     ] {
