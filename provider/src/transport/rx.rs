@@ -47,8 +47,8 @@ const BOUND: u64 = 32 << 20;
 
 impl Receiver {
     /// Takes a queue to which nothing is spread (`dmverbs nic setup` sees to that), binds memory of `device`'s kind to
-    /// it, and steers a port there; `steered` is the one that leads to a queue that has been leased. What this process
-    /// may not do, it asks the broker for.
+    /// it, and steers a port there; `steered` is the one that leads to a queue that has been leased, where `left`, of an
+    /// interface that is gone, may listen still. What this process may not do, it asks the broker for.
     ///
     /// # Errors
     /// What is missing.
@@ -57,26 +57,30 @@ impl Receiver {
         device: &dyn Device,
         ports: Option<RangeInclusive<u16>>,
         steered: Option<u16>,
+        left: Option<&Receiver>,
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
         let vacancy = Vacancy::find(ifindex)?;
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
-        let (mut listener, port) = match vacancy {
-            Vacancy::Own => socket::listen_alone(ports)?,
+        let (mut listener, mut port) = match vacancy {
+            Vacancy::Own => socket::listen_alone(ports.clone())?,
             Vacancy::Leased => {
                 let port =
                     steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
-                socket::listen_again(port).map_err(|e| format!("DMVERBS_LANE_PORT={port}: {e}"))?
+                match left.filter(|left| left.port == port) {
+                    Some(left) => (Socket::adopt(left.listener().try_clone_to_owned()?), port),
+                    None => socket::listen_again(port).map_err(|e| format!("DMVERBS_LANE_PORT={port}: {e}"))?,
+                }
             }
         };
         let taken = Lease::take(&Turns::open(), ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]);
         let (binding, hold) = match taken {
             Ok(lease) => (lease.binding(), Hold::Own { lease: Unshared::new(lease) }),
             Err(denied) if denied.is_denied() => {
-                // The broker binds a socket itself, so that nobody else can have the port on this interface.
                 listener = socket::unbound_as(listener)?;
                 bind_to_interface(&listener.as_fd(), ifindex)?;
-                let loan = Loan::ask(ifindex, port, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                let loan = borrow(ifindex, ports, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                port = socket::local_address(listener.as_fd())?.port();
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
                 (loan.binding, Hold::Lent { broker: Socket::adopt(loan.connection) })
             }
@@ -210,6 +214,21 @@ impl HeldBlocks {
             }
         }
     }
+}
+
+/// Asks the broker for a queue, and to have the socket listen on a port of `ports` or any, as nobody else can have that one
+/// then.
+fn borrow(
+    ifindex: u32,
+    ports: Option<RangeInclusive<u16>>,
+    dmabuf: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+) -> Result<Loan, NoLoan> {
+    let ports = ports.unwrap_or(0..=0);
+    let last = *ports.end();
+    let ask = |port| Loan::ask(ifindex, port, dmabuf, socket);
+    let is_taken = |asked: &Result<Loan, NoLoan>| matches!(asked, Err(NoLoan::Refused { errno: libc::EADDRINUSE, .. }));
+    ports.map(ask).find(|asked| !is_taken(asked)).unwrap_or_else(|| ask(last))
 }
 
 /// Why a queue cannot be taken, and why none is lent.

@@ -1,7 +1,7 @@
 //! `dmverbs broker`: takes RX queues for processes that may not.
 //!
-//! `request` judges what a client sends, `port` sees to it that a port is steered for one user alone, `serve` keeps the clients and what they are lent, `confine` gives up what the
-//! broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
+//! `request` judges what a client sends, `port` sees to it that a port is one user's alone, `serve` keeps the clients and
+//! what they are lent, `confine` gives up what the broker does not need. What is said on the socket is in `dmverbs_netdev::broker`.
 //!
 //! A client can make it last for ever to look at what it sends, or to close that. `pool` has threads for it, so that
 //! no other user waits, unless as many users as there are threads do so, or one leaves half as many descriptors as the
@@ -48,7 +48,8 @@ use serve::{Limits, Server};
 /// socket: everybody on this machine, unless --mode says less.
 ///
 /// A rule steers its TCP port for everybody whose packets come by the interface, be they for guests on a bridge, for a
-/// macvlan, or for containers behind NAT: a host that forwards for others should run no broker for that interface.
+/// macvlan or VLAN, or for containers behind NAT: a host that forwards for others should run no broker for that interface.
+/// Queues that have been leased to a netkit interface are not lent.
 #[derive(Debug, Args)]
 pub struct Broker {
     /// Where to listen, instead of /run/dmverbs/broker-NAMESPACE.sock

@@ -1,7 +1,7 @@
 //! The TCP port that is steered to a client's queue.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use dmverbs_netdev::{Protocol, bind_to_interface, bound_interface, namespace};
@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipp
 
 use super::request::Refusal;
 
-/// A port of an interface that none but a client's socket can have.
+/// A port that no other user can have as long as a client's socket has it on an interface.
 ///
 /// A rule steers whatever comes to the port. Could another user have it too, be it later, that one's payload would come
 /// into this client's memory.
@@ -20,48 +20,91 @@ pub struct Port {
     pub number: u16,
     /// Over what the client listens.
     pub protocols: &'static [Protocol],
-    /// Is bound there as well, and shares the port with none: whatever the client does with its socket, nobody can bind
-    /// another one to the port. Only the client's, which came before, is there beside it.
+    /// Is bound there as well, on all interfaces and addresses, and shares the port with none: whatever the client does
+    /// with its socket, nobody can bind another one. Only the client's, which came before, is there beside it. (But for
+    /// others of the client's own user, if it has set SO_REUSEPORT: inet_csk_get_port() of the kernel looks at no more
+    /// than the user then. It would do so, too, of two sockets of another user's of which the first is on an interface or
+    /// of a family that does not collide with this one; hence all of them.)
     _pin: OwnedFd,
 }
 
 /// Connections that wait until the client takes them.
 const BACKLOG: i32 = 1024;
-/// In which the port can be had by others who say SO_REUSEADDR. A client can make it last.
+/// In which a socket that is bound to the interface, too, could still be bound to the port, if it says SO_REUSEADDR. A
+/// client can make it last.
 const WINDOW: Duration = Duration::from_millis(200);
+/// No interface has this index.
+const NOWHERE: u32 = i32::MAX as u32;
 
 impl Port {
     /// Binds the client's socket to the port, or to any if that is 0, and has it listen there. The socket has to be of TCP,
-    /// of this network namespace, bound to the interface and not yet to a port.
+    /// of this network namespace, bound to the interface and not yet to a port. That the client may bind it is not looked
+    /// at; below 1024 nobody gets a port, as the broker may not bind these.
     ///
     /// # Errors
     /// The socket is another one, or the port is taken.
     pub fn give(socket: BorrowedFd, port: u16, ifindex: u32, own_namespace: u64) -> Result<Self, Refusal> {
         let (any, protocols) = judge(socket, ifindex, own_namespace)?;
-        let taken = |e: Errno| (e.raw_os_error(), format!("cannot have TCP port {port}: {e}"));
-        let family = if any.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        // Without SO_REUSEADDR: there is not even a connection of another's.
-        let pin = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(taken)?;
-        if any.is_ipv6() {
-            set_ipv6_v6only(&pin, protocols == [Protocol::Tcp6]).map_err(taken)?;
+        let what = if port == 0 { "a TCP port".to_owned() } else { format!("TCP port {port}") };
+        let refused = |errno: Errno, why: &str| (errno.raw_os_error(), format!("cannot have {what}: {why}"));
+        let taken = |e: Errno| refused(e, &e.to_string());
+        let (pin, all) = everywhere(port).map_err(taken)?;
+        let number = all.port();
+        let bind_here = |socket: BorrowedFd| bind(socket, &SocketAddr::new(any, number));
+        let other = of_interface(any, ifindex).map_err(taken)?;
+        if bind_here(other.as_fd()) != Err(Errno::ADDRINUSE) {
+            return Err(refused(Errno::OPNOTSUPP, "others can have it, as the interface is part of a VRF"));
         }
-        bind_to_interface(&pin, ifindex).map_err(|e| taken(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        bind(&pin, &SocketAddr::new(any, port)).map_err(taken)?;
-        let at = SocketAddr::try_from(getsockname(&pin).map_err(taken)?).map_err(taken)?;
+        let fence = of_interface(all.ip(), NOWHERE).map_err(taken)?;
         set_socket_reuseaddr(socket, true).map_err(taken)?;
         set_socket_reuseaddr(&pin, true).map_err(taken)?;
         let since = Instant::now();
-        match bind(socket, &at) {
+        // Keeps out, meanwhile, all that are bound to no interface.
+        set_socket_reuseaddr(&fence, true).and_then(|()| bind(&fence, &all)).map_err(taken)?;
+        set_socket_reuseaddr(&fence, false).map_err(taken)?;
+        match bind_here(socket) {
             Err(Errno::INVAL) => return Err(unfit("bound to a port already")),
             bound => bound.map_err(taken)?,
         }
         listen(socket, BACKLOG).map_err(taken)?;
         set_socket_reuseaddr(&pin, false).map_err(taken)?;
         if since.elapsed() > WINDOW {
-            return Err((libc::EAGAIN, format!("cannot have TCP port {port}: it took too long to bind the socket")));
+            return Err(refused(Errno::AGAIN, "it took too long to bind the socket"));
         }
-        Ok(Self { number: at.port(), protocols, _pin: pin })
+        Ok(Self { number, protocols, _pin: pin })
     }
+}
+
+/// A socket that is bound to the port, or to any if that is 0, on all interfaces, of IPv4 and of IPv6 if there is that;
+/// and its address. Nobody else has so much as a connection there.
+fn everywhere(port: u16) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
+    let bound = |any: IpAddr| {
+        let socket = unbound(any)?;
+        bind(&socket, &SocketAddr::new(any, port))?;
+        let at = getsockname(&socket)?.try_into()?;
+        Ok((socket, at))
+    };
+    match bound(Ipv6Addr::UNSPECIFIED.into()) {
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => bound(Ipv4Addr::UNSPECIFIED.into()),
+        done => done,
+    }
+}
+
+/// A socket that is bound to the interface, and to no port yet.
+fn of_interface(family_of: IpAddr, ifindex: u32) -> rustix::io::Result<OwnedFd> {
+    let socket = unbound(family_of)?;
+    bind_to_interface(&socket, ifindex).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(socket)
+}
+
+/// A TCP socket; one of IPv6 is of IPv4, too.
+fn unbound(family_of: IpAddr) -> rustix::io::Result<OwnedFd> {
+    let family = if family_of.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if family_of.is_ipv6() {
+        set_ipv6_v6only(&socket, false)?;
+    }
+    Ok(socket)
 }
 
 /// All addresses of the socket's family, and over what it is to listen.
@@ -97,10 +140,9 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use dmverbs_netdev::Ethtool;
-    use rustix::net::connect_unspec;
-    use rustix::net::sockopt::socket_acceptconn;
+    use rustix::net::sockopt::{set_socket_reuseport, socket_acceptconn};
+    use rustix::net::{connect, connect_unspec};
 
-    use super::super::testing::unbound;
     use super::*;
 
     #[test]
@@ -117,7 +159,7 @@ mod tests {
         let (namespace, ifindex) = here();
         bind_to_interface(&bound, ifindex).unwrap();
         assert_eq!(why(bound.as_fd()), "bound to a port already");
-        let socket = of_interface(AddressFamily::INET);
+        let socket = client(V4);
         assert_eq!(
             Port::give(socket.as_fd(), 0, ifindex, namespace + 1).unwrap_err().1,
             "the second descriptor is of another network namespace than the broker's"
@@ -128,12 +170,12 @@ mod tests {
     fn the_socket_listens_where_it_is_wanted_and_over_what_it_can() {
         let (namespace, ifindex) = here();
         let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        let only = of_interface(AddressFamily::INET6);
+        let only = client(V6);
         set_ipv6_v6only(&only, true).unwrap();
-        let both = of_interface(AddressFamily::INET6);
+        let both = client(V6);
         set_ipv6_v6only(&both, false).unwrap();
         for (socket, port, protocols) in [
-            (of_interface(AddressFamily::INET), free, [Protocol::Tcp4].as_slice()),
+            (client(V4), free, [Protocol::Tcp4].as_slice()),
             (only, 0, &[Protocol::Tcp6]),
             (both, 0, &[Protocol::Tcp4, Protocol::Tcp6]),
         ] {
@@ -157,37 +199,69 @@ mod tests {
         drop(listener);
         // It would do: the standard library's listeners have SO_REUSEADDR.
         drop(TcpListener::bind(("0.0.0.0", port)).unwrap());
-        let (errno, why) = Port::give(of_interface(AddressFamily::INET).as_fd(), port, ifindex, namespace).unwrap_err();
+        let (errno, why) = Port::give(client(V4).as_fd(), port, ifindex, namespace).unwrap_err();
         assert_eq!(errno, libc::EADDRINUSE);
         assert!(why.starts_with(&format!("cannot have TCP port {port}: ")), "{why}");
     }
 
-    /// As long as it is given, whatever the client has its socket do.
+    /// As long as it is given, whatever the client has its socket do, and however others ask.
     #[test]
     fn nobody_else_can_have_the_port() {
         let (namespace, ifindex) = here();
-        let socket = of_interface(AddressFamily::INET);
-        let port = Port::give(socket.as_fd(), 0, ifindex, namespace).unwrap();
-        let other = || TcpListener::bind(("0.0.0.0", port.number)).map(drop).map_err(|e| e.kind());
-        let taken = Err(std::io::ErrorKind::AddrInUse);
-        assert_eq!(other(), taken);
-        connect_unspec(&socket).unwrap();
-        set_socket_reuseaddr(&socket, true).unwrap();
-        assert_eq!(other(), taken);
-        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
-        rustix::net::connect(&socket, &elsewhere.local_addr().unwrap()).unwrap();
-        assert_eq!(other(), taken);
-        drop(socket);
-        assert_eq!(other(), taken);
-        let number = port.number;
-        drop(port);
-        TcpListener::bind(("0.0.0.0", number)).unwrap();
+        for any in [V4, V6] {
+            let socket = client(any);
+            let port = Port::give(socket.as_fd(), 0, ifindex, namespace).unwrap();
+            assert_eq!(others(port.number), 0);
+            connect_unspec(&socket).unwrap();
+            set_socket_reuseaddr(&socket, true).unwrap();
+            assert_eq!(others(port.number), 0);
+            let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+            let SocketAddr::V4(to) = elsewhere.local_addr().unwrap() else { unreachable!() };
+            let to = if any == V4 { to.into() } else { SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()) };
+            connect(&socket, &to).unwrap();
+            assert_eq!(others(port.number), 0);
+            drop(socket);
+            assert_eq!(others(port.number), 0);
+            let number = port.number;
+            drop((port, elsewhere));
+            assert!(others(number) > 0);
+        }
     }
 
-    fn of_interface(family: AddressFamily) -> OwnedFd {
-        let socket = unbound(family);
-        bind_to_interface(&socket, here().1).unwrap();
-        socket
+    /// How many sockets can be bound to the port, one after the other, and stay: on this interface, on others and on none,
+    /// of each family, with SO_REUSEADDR, SO_REUSEPORT and both.
+    fn others(port: u16) -> usize {
+        let mut bound = Vec::new();
+        for _again in 0..2 {
+            for (ifindex, any, only, reuse) in ways(&[here().1, NOWHERE - 1, 0]) {
+                let socket = unbound(any).unwrap();
+                if ifindex != 0 {
+                    bind_to_interface(&socket, ifindex).unwrap();
+                }
+                if any == V6 {
+                    set_ipv6_v6only(&socket, only).unwrap();
+                }
+                set_socket_reuseaddr(&socket, reuse & 1 != 0).unwrap();
+                set_socket_reuseport(&socket, reuse & 2 != 0).unwrap();
+                if bind(&socket, &SocketAddr::new(any, port)).is_ok() {
+                    bound.push(socket);
+                }
+            }
+        }
+        bound.len()
+    }
+
+    fn ways(interfaces: &[u32]) -> impl Iterator<Item = (u32, IpAddr, bool, u8)> {
+        let families = [(V4, false), (V6, false), (V6, true)];
+        let pairs = interfaces.iter().flat_map(move |&ifindex| families.map(|(any, only)| (ifindex, any, only)));
+        pairs.flat_map(|(ifindex, any, only)| (0..4).map(move |reuse| (ifindex, any, only, reuse)))
+    }
+
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+    fn client(any: IpAddr) -> OwnedFd {
+        of_interface(any, here().1).unwrap()
     }
 
     fn why(socket: BorrowedFd) -> String {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dmverbs_netdev::broker::Answer;
-use dmverbs_netdev::{Lease, Turns, peer};
+use dmverbs_netdev::{Ethtool, Lease, Turns, Vacancy, peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
@@ -283,6 +283,12 @@ impl Server {
             return Err((libc::EDQUOT, format!("user {} has as many queues as one may have: {most}", client.uid)));
         }
         let Wish { ifindex, dmabuf, listener, port } = wish;
+        let vacancy = Ethtool::open().and_then(|ethtool| Vacancy::of(&ethtool, ifindex));
+        if vacancy.map_err(|error| (error.errno(), error.to_string()))? == Vacancy::Leased {
+            let why =
+                "a queue that has been leased to the interface is not lent: which port leads there, who leased it says";
+            return Err((libc::EOPNOTSUPP, why.to_owned()));
+        }
         let lease = Lease::take(&self.turns, ifindex, dmabuf.as_fd(), port.number, port.protocols);
         let lease = lease.map_err(|error| (error.errno(), error.to_string()))?;
         let (queue, binding) = (lease.queue(), lease.binding());
