@@ -66,6 +66,7 @@ struct peer {
 
 static const char *device, *kind = "host", *port = "18600";
 static int gid_index;
+static int timeout = 20;
 static unsigned int qps = 1;
 static uint32_t early_len;
 static struct memory memory;
@@ -140,10 +141,8 @@ static void register_memory(void)
 		die("the memory cannot be registered");
 }
 
-static void prepare(void)
+static void open_all(void)
 {
-
-	memory_make(&memory, kind, SIZE);
 	context = open_device();
 	pd = ibv_alloc_pd(context);
 	channel = ibv_create_comp_channel(context);
@@ -151,6 +150,15 @@ static void prepare(void)
 	if (!cq)
 		die("ibv_create_cq");
 	register_memory();
+}
+
+static void close_all(void)
+{
+	ibv_dereg_mr(mr);
+	ibv_destroy_cq(cq);
+	ibv_destroy_comp_channel(channel);
+	ibv_dealloc_pd(pd);
+	ibv_close_device(context);
 }
 
 static void receive_in_place(unsigned int which, uint32_t len)
@@ -199,7 +207,7 @@ static void connect_qps(int fd)
 		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
 				  IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER))
 			die("RTR");
-		attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS, .timeout = 20, .retry_cnt = 7, .rnr_retry = 7,
+		attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS, .timeout = timeout, .retry_cnt = 7, .rnr_retry = 7,
 					     .max_rd_atomic = 4 };
 		if (ibv_modify_qp(qp[i], &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
 				  IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC))
@@ -666,6 +674,7 @@ static void leave_child(void)
 static void usage(void)
 {
 	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES]\n"
+	      "  [-t TIMEOUT]\n"
 	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
 	      "  [-k N] [-w] HOST\n"
 	      "devverbs hold|early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
@@ -680,7 +689,7 @@ int main(int argc, char **argv)
 	unsigned int i;
 	bool server, waits = false, anew = false, leaves = false;
 
-	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:rwc")) != -1) {
+	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:t:rwc")) != -1) {
 		switch (option) {
 		case 'd': device = optarg; break;
 		case 'g': gid_index = atoi(optarg); break;
@@ -695,6 +704,7 @@ int main(int argc, char **argv)
 			break;
 		case 'k': every = strtoul(optarg, NULL, 0); break;
 		case 'i': early_len = strtoul(optarg, NULL, 0); break;
+		case 't': timeout = atoi(optarg); break;
 		case 'r': anew = true; break;
 		case 'w': waits = true; break;
 		case 'c': leaves = true; break;
@@ -708,7 +718,8 @@ int main(int argc, char **argv)
 	if (argc != optind + (server ? 1 : 2))
 		usage();
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	prepare();
+	memory_make(&memory, kind, SIZE);
+	open_all();
 	fd = control(server ? NULL : argv[optind + 1]);
 	if (server)
 		get(fd, &qps, sizeof(qps));
@@ -717,8 +728,8 @@ int main(int argc, char **argv)
 	if (qps > QPS_MAX)
 		complain("the client", "wants too many QPs");
 	if (server && anew) {
-		ibv_dereg_mr(mr);
-		register_memory();
+		close_all();
+		open_all();
 	}
 	connect_qps(fd);
 	if (leaves)
@@ -739,11 +750,7 @@ int main(int argc, char **argv)
 		put(fd, &(struct command){ .what = END }, sizeof(struct command));
 	for (i = 0; i < qps; i++)
 		ibv_destroy_qp(qp[i]);
-	ibv_dereg_mr(mr);
-	ibv_destroy_cq(cq);
-	ibv_destroy_comp_channel(channel);
-	ibv_dealloc_pd(pd);
-	ibv_close_device(context);
+	close_all();
 	memory_free(&memory);
 	return status;
 }

@@ -675,6 +675,12 @@ impl Engine {
         next
     }
 
+    /// How long a peer may be without any progress; `None`: for ever.
+    #[must_use]
+    pub fn retry_budget(&self) -> Option<Tick> {
+        self.timing.retry
+    }
+
     /// Whether a deadline runs.
     #[inline]
     #[must_use]

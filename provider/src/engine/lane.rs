@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -96,10 +97,16 @@ const KEYS: usize = 4096;
 /// A peer that has not come, or whose probe did not arrive as it should, is told of a lane again after [`PAUSE`], then after
 /// twice as long, and so on up to this.
 const AGAIN_LAST: Tick = 64_000_000_000;
-/// What comes on a lane before a frame has announced it may wait so long for that. It is seen all the while, as epoll tells
-/// of it again and again: if it was not seen for so long between, it was read, or this process was stopped.
-const EARLY_TIME: Tick = 5_000_000_000;
+/// What comes on a lane before a frame has announced it may wait so long for that, at least and at most: the frame's stream
+/// has a path and retransmissions of its own. It is seen all the while, as epoll tells of it again and again: if it was not
+/// seen for `EARLY_GAP`, it was read, or this process was stopped.
+const EARLY_TIME: RangeInclusive<Tick> = 5_000_000_000..=40_000_000_000;
 const EARLY_GAP: Tick = 500_000_000;
+
+/// As long as a QP with this budget would wait for its peer otherwise.
+fn early_time(retry: Option<Tick>) -> Tick {
+    retry.unwrap_or(Tick::MAX).clamp(*EARLY_TIME.start(), *EARLY_TIME.end())
+}
 
 impl Keys {
     /// False if it is known already.
@@ -402,7 +409,7 @@ impl Conn {
             lane.early = Early { since: now, seen: now, until: lane.read + waiting.unwrap_or(0) as u64 };
         }
         lane.early.seen = now;
-        if now > lane.early.since + EARLY_TIME && !inner.engine.has_failed() {
+        if now > lane.early.since + early_time(inner.engine.retry_budget()) && !inner.engine.has_failed() {
             self.break_off(inner, "sends on a lane what no frame announces");
             self.flush(inner);
         }

@@ -131,3 +131,10 @@ fn what_a_peer_that_does_not_read_is_to_hear_of_lanes_is_bounded() {
     peer.say(write(0, regions[3 * KEYS].key(), 1), &[1]);
     while peer.expect(Op::LaneOffer).rkey != regions[3 * KEYS].key() {}
 }
+
+#[test]
+fn what_no_frame_has_announced_yet_may_wait_as_long_as_the_queue_pair_would_for_its_peer() {
+    let seconds = |n: Tick| n * 1_000_000_000;
+    let times = [Some(0), Some(seconds(20)), Some(seconds(3600)), None].map(early_time);
+    assert_eq!(times, [5, 20, 40, 40].map(seconds));
+}
