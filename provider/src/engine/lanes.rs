@@ -70,7 +70,9 @@ impl Lanes {
         if failed.get(&what).is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
-        let receiver = match Receiver::open(ifindex, device, progress.registry.ports(), self.steered) {
+        let left = self.meeting.lock().receivers.iter().find(|one| one.is_left(device.kind())).cloned();
+        let ports = progress.registry.ports();
+        let receiver = match Receiver::open(ifindex, device, ports, self.steered, left.as_deref()) {
             Ok(receiver) => receiver,
             Err(why) => {
                 tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");
@@ -79,10 +81,8 @@ impl Lanes {
             }
         };
         let mut meeting = self.meeting.lock();
-        let is_past = |one: &Arc<Receiver>| match &known {
-            Some(known) => Arc::ptr_eq(one, known),
-            None => one.is_left(device.kind()),
-        };
+        let past = known.or(left);
+        let is_past = |one: &Arc<Receiver>| past.as_ref().is_some_and(|past| Arc::ptr_eq(one, past));
         let known = meeting.receivers.iter().position(is_past);
         let index = known.unwrap_or(meeting.receivers.len());
         let token = LANE_LISTENER | index as u64;
