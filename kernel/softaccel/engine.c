@@ -221,6 +221,7 @@ static int softaccel_job_fill(struct softaccel_job *job,
 	return 0;
 }
 
+/* The job may be gone when this has succeeded. */
 static int softaccel_queue(struct softaccel_job *job)
 {
 	struct softaccel *accel = job->accel;
@@ -259,9 +260,13 @@ int softaccel_copy(struct softaccel *accel, const struct softaccel_copy *copy)
 	err = softaccel_job_fill(job, copy);
 	if (err)
 		goto out_free;
-	err = job->done ? softaccel_queue(job) : softaccel_run(job);
-	if (job->done && !err)
-		return 0;
+	if (job->done) {
+		err = softaccel_queue(job);
+		if (!err)
+			return 0;
+	} else {
+		err = softaccel_run(job);
+	}
 out_free:
 	softaccel_job_free(job);
 	return err;

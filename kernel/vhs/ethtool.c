@@ -41,14 +41,9 @@ static void vhs_get_ethtool_stats(struct net_device *dev,
 	*data++ = atomic64_read(&port->filtered);
 }
 
-/* Closes the port for a change, and opens it after, if it is up. One that is up
- * and does not run had no memory to be opened again.
+/* Opens a port that was closed for a change, or had no memory to be opened
+ * after one, if it is up.
  */
-static void vhs_pause(struct vhs_port *port)
-{
-	vhs_stop(port->dev);
-}
-
 static int vhs_resume(struct vhs_port *port)
 {
 	return netif_running(port->dev) ? vhs_open(port->dev) : 0;
@@ -105,7 +100,7 @@ static int vhs_set_ringparam(struct net_device *dev,
 	if (ring->rx_pending == old)
 		return 0;
 
-	vhs_pause(port);
+	vhs_stop(dev);
 	port->ring_size = ring->rx_pending;
 	err = vhs_resume(port);
 	if (err) {
@@ -150,7 +145,7 @@ static int vhs_set_channels(struct net_device *dev,
 	unsigned int old = dev->real_num_rx_queues;
 	int err;
 
-	vhs_pause(port);
+	vhs_stop(dev);
 	err = vhs_resume_with(port, channels->combined_count);
 	if (err && vhs_resume_with(port, old))
 		netdev_err(dev, "stays closed: no memory for %u channels\n",

@@ -67,7 +67,8 @@ static void touch(enum ibv_wr_opcode op, size_t len, bool unmaps)
 	hear(child.fd, &told, sizeof(told));
 	ask(&end, (struct ask){ .id = 1, .op = op, .len = len, .remote_addr = told.addr, .rkey = told.rkey });
 	show_next(op == IBV_WR_RDMA_READ ? "READ" : "WRITE", end.send_cq);
-	kill(child.child, SIGTERM);
+	if (len == LEN)
+		kill(child.child, SIGTERM);
 	need(waitpid(child.child, &status, 0) == child.child && WIFSIGNALED(status));
 	if (len < LEN)
 		say("  the peer has ended by SIG%s", sigabbrev_np(WTERMSIG(status)));

@@ -70,7 +70,9 @@ impl Lanes {
         if failed.get(&what).is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
-        let left = self.meeting.lock().receivers.iter().find(|one| one.is_left(device.kind())).cloned();
+        let is_of_use =
+            |one: &&Arc<Receiver>| one.is_left(device.kind()) && self.steered.is_none_or(|port| port == one.port());
+        let left = self.meeting.lock().receivers.iter().find(is_of_use).cloned();
         let ports = progress.registry.ports();
         let receiver = match Receiver::open(ifindex, device, ports, self.steered, left.as_deref()) {
             Ok(receiver) => receiver,

@@ -83,9 +83,11 @@ fn ask_each(pids: &[u32], ask: impl Fn(u32) -> io::Result<ProcessReport> + Sync)
     let (ask, mut found) = (&ask, Vec::new());
     for pids in pids.chunks(AT_A_TIME) {
         thread::scope(|scope| {
-            let asked: Vec<_> = pids.iter().map(|&pid| (pid, scope.spawn(move || ask(pid)))).collect();
-            for (pid, asked) in asked {
-                match asked.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            let start = |&pid: &u32| (pid, thread::Builder::new().spawn_scoped(scope, move || ask(pid)));
+            for (pid, asked) in pids.iter().map(start).collect::<Vec<_>>() {
+                // Where there can be no thread it has to wait.
+                let asked = asked.map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                match asked.unwrap_or_else(|_| ask(pid)) {
                     Ok(process) => found.push(process),
                     Err(e) => tracing::debug!(pid, error = %e, "a process does not tell of its QPs"),
                 }

@@ -215,7 +215,8 @@ impl Gpu {
         let mut identity = 0;
         // SAFETY: the context is one that the driver gave, and `identity` is writable.
         driver.check("cuCtxGetId", unsafe { (driver.identity)(context.0, &raw mut identity) })?;
-        if let Some(gpu) = gpus.iter().find(|gpu| (gpu.context, gpu.identity) == (context, identity)) {
+        gpus.retain(|gpu| gpu.context != context || gpu.identity == identity);
+        if let Some(gpu) = gpus.iter().find(|gpu| gpu.context == context) {
             return Ok(gpu.clone());
         }
         let mut gpu = Gpu { driver, ordinal, context, identity, stream: ptr::null_mut() };

@@ -79,6 +79,7 @@ impl Receiver {
             Err(denied) if denied.is_denied() => {
                 listener = socket::unbound_as(listener)?;
                 bind_to_interface(&listener.as_fd(), ifindex)?;
+                let ports = ports.map_or(0..=0, |ports| port..=*ports.end());
                 let loan = borrow(ifindex, ports, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
                 port = socket::local_address(listener.as_fd())?.port();
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
@@ -216,19 +217,23 @@ impl HeldBlocks {
     }
 }
 
-/// Asks the broker for a queue, and to have the socket listen on a port of `ports` or any, as nobody else can have that one
-/// then.
+/// Asks the broker for a queue, and to have the socket listen on the first port of these that is free (any, if it is 0), as
+/// nobody else can have that one then.
 fn borrow(
     ifindex: u32,
-    ports: Option<RangeInclusive<u16>>,
+    ports: RangeInclusive<u16>,
     dmabuf: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
 ) -> Result<Loan, NoLoan> {
-    let ports = ports.unwrap_or(0..=0);
-    let last = *ports.end();
     let ask = |port| Loan::ask(ifindex, port, dmabuf, socket);
-    let is_taken = |asked: &Result<Loan, NoLoan>| matches!(asked, Err(NoLoan::Refused { errno: libc::EADDRINUSE, .. }));
-    ports.map(ask).find(|asked| !is_taken(asked)).unwrap_or_else(|| ask(last))
+    let mut asked = ask(*ports.start());
+    for port in ports.skip(1) {
+        if !matches!(asked, Err(NoLoan::Refused { errno: libc::EADDRINUSE, .. })) {
+            break;
+        }
+        asked = ask(port);
+    }
+    asked
 }
 
 /// Why a queue cannot be taken, and why none is lent.

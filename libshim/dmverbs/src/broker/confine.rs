@@ -36,12 +36,21 @@ pub fn system_calls() -> io::Result<()> {
 
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALWAYS.into_iter().map(|call| (call, Vec::new())).collect();
-    // No sockets but generic netlink's and TCP's: by others it could change the host's routes and filters. No memory that can
-    // be run, and no signal to another process.
+    // No sockets but generic netlink's and TCP's, and no options of these but those that it sets: by others it could change
+    // the host's routes and filters. No memory that can be run, and no signal to another process.
     let netlink = [is(0, libc::AF_NETLINK as u64)?, is(2, libc::NETLINK_GENERIC as u64)?];
     // TCP's connect nowhere: a `sockaddr_nl` is shorter than their addresses.
     let nl = size_of::<libc::sockaddr_nl>() as u64;
     rules.insert(libc::SYS_connect, vec![rule(2, SeccompCmpOp::Eq, nl)?]);
+    let fast_open = libc::MSG_FASTOPEN as u64;
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
+        rules.insert(call, vec![rule(flags, SeccompCmpOp::MaskedEq(fast_open), 0)?]);
+    }
+    let levels = [libc::SOL_SOCKET, libc::SOL_NETLINK].map(|level| rule(1, SeccompCmpOp::Eq, level as u64));
+    let mut options = levels.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let v6only = [is(1, libc::IPPROTO_IPV6 as u64)?, is(2, libc::IPV6_V6ONLY as u64)?];
+    options.push(SeccompRule::new(v6only.into())?);
+    rules.insert(libc::SYS_setsockopt, options);
     let mut sockets = vec![SeccompRule::new(netlink.into())?];
     for family in [libc::AF_INET, libc::AF_INET6] {
         let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u64;
@@ -73,7 +82,7 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::Error> 
 const SIOCETHTOOL: u64 = 0x8946;
 
 /// Calls that are allowed whatever their arguments.
-const ALWAYS: [i64; 40] = [
+const ALWAYS: [i64; 37] = [
     // Clients, what helpers hear of them, and the signal to stop.
     libc::SYS_accept4,
     libc::SYS_getsockname,
@@ -83,8 +92,6 @@ const ALWAYS: [i64; 40] = [
     libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_shutdown,
     // Their descriptors.
     libc::SYS_close,
@@ -93,7 +100,6 @@ const ALWAYS: [i64; 40] = [
     libc::SYS_bind,
     libc::SYS_flock,
     libc::SYS_listen,
-    libc::SYS_setsockopt,
     // The log, and the socket's end.
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -130,7 +136,12 @@ pub fn this_thread() {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rustix::fs::{FlockOperation, flock};
+    use rustix::io::Errno;
+    use rustix::net::sockopt::set_tcp_keepidle;
+    use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with};
 
     use super::*;
 
@@ -155,6 +166,18 @@ mod tests {
             let routes = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };
             // SAFETY: as above; this signal does nothing.
             let others = unsafe { libc::syscall(libc::SYS_tgkill, libc::getppid(), libc::getppid(), 0) };
+            let tcp = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.kind());
+            let tcp = tcp.map(|tcp| {
+                let to = tcp.local_addr().unwrap();
+                let client =
+                    || socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+                let connected = connect(client(), &to);
+                let opened =
+                    sendto(client(), b"x", SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned()), &to);
+                let timed = set_tcp_keepidle(client(), Duration::from_secs(9));
+                (connected, opened.map(drop), timed)
+            });
+            assert_eq!(tcp, Ok((Err(Errno::PERM), Err(Errno::PERM), Err(Errno::PERM))));
             (index.map_err(|e| e.to_string()), file, udp, routes, others)
         });
         let (index, file, udp, routes, others) = confined.join().unwrap();

@@ -30,9 +30,9 @@ pub struct Port {
 
 /// Connections that wait until the client takes them.
 const BACKLOG: i32 = 1024;
-/// In which a socket that is bound to the interface, too, could still be bound to the port, if it says SO_REUSEADDR. A
-/// client can make it last.
-const WINDOW: Duration = Duration::from_millis(200);
+/// In which another socket could still be bound to the port, if it says SO_REUSEADDR, and is bound to the interface, too. (For
+/// a moment at its beginning, all that say so.) It could not listen, but connect from there. A client can make it last.
+const WINDOW: Duration = Duration::from_secs(1);
 /// No interface has this index.
 const NOWHERE: u32 = i32::MAX as u32;
 
@@ -57,8 +57,8 @@ impl Port {
         }
         let fence = of_interface(all.ip(), NOWHERE).map_err(taken)?;
         set_socket_reuseaddr(socket, true).map_err(taken)?;
-        set_socket_reuseaddr(&pin, true).map_err(taken)?;
         let since = Instant::now();
+        set_socket_reuseaddr(&pin, true).map_err(taken)?;
         // Keeps out, meanwhile, all that are bound to no interface.
         set_socket_reuseaddr(&fence, true).and_then(|()| bind(&fence, &all)).map_err(taken)?;
         set_socket_reuseaddr(&fence, false).map_err(taken)?;
@@ -238,7 +238,7 @@ mod tests {
                 if ifindex != 0 {
                     bind_to_interface(&socket, ifindex).unwrap();
                 }
-                if any == V6 {
+                if any.is_ipv6() {
                     set_ipv6_v6only(&socket, only).unwrap();
                 }
                 set_socket_reuseaddr(&socket, reuse & 1 != 0).unwrap();
@@ -252,7 +252,8 @@ mod tests {
     }
 
     fn ways(interfaces: &[u32]) -> impl Iterator<Item = (u32, IpAddr, bool, u8)> {
-        let families = [(V4, false), (V6, false), (V6, true)];
+        let [one4, one6] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let families = [(V4, false), (V6, false), (V6, true), (one4, false), (one6, false)];
         let pairs = interfaces.iter().flat_map(move |&ifindex| families.map(|(any, only)| (ifindex, any, only)));
         pairs.flat_map(|(ifindex, any, only)| (0..4).map(move |reuse| (ifindex, any, only, reuse)))
     }
