@@ -70,9 +70,11 @@ impl Lanes {
         if failed.get(&what).is_some_and(|failed| time::now() < failed + PAUSE) {
             return;
         }
-        let is_of_use =
-            |one: &&Arc<Receiver>| one.is_left(device.kind()) && self.steered.is_none_or(|port| port == one.port());
-        let left = self.meeting.lock().receivers.iter().find(is_of_use).cloned();
+        let left = {
+            let meeting = self.meeting.lock();
+            let left = meeting.receivers.iter().filter(|one| one.is_left(device.kind()));
+            left.max_by_key(|one| Some(one.port()) == self.steered).cloned()
+        };
         let ports = progress.registry.ports();
         let receiver = match Receiver::open(ifindex, device, ports, self.steered, left.as_deref()) {
             Ok(receiver) => receiver,
