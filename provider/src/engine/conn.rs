@@ -511,7 +511,7 @@ impl Conn {
         let Some(link) = &inner.link else { return serviced };
         let _uncancelled = link.has_lanes().then(Uncancelled::begin);
         if link.has_lanes() {
-            serviced.moved = self.try_lane(inner, staging.lane().0);
+            serviced.moved = self.try_lane(inner, staging.lane());
             self.take_notices(inner);
         }
         loop {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use dmverbs_proto::{Frame, Note, Op, PROBE_LEN, Tick, probe};
@@ -26,7 +26,7 @@ use crate::sys::devmem::{self, Landing, Piece};
 use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::socket::{self, Socket};
 use crate::sys::{random, time};
-use crate::transport::{Batch, Intake, Notices, Receiver, Stream, Wait, give_back};
+use crate::transport::{Batch, Ending, Intake, Notices, Receiver, Stream, Wait};
 
 /// A lane to the peer.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct LaneIn {
     challenge: u64,
     /// What the peer has been told of.
     keys: Keys,
-    stream: Option<Arc<Socket>>,
+    stream: Option<Arc<dyn Intake>>,
     state: In,
     /// What has been put into its place, and not given back yet.
     owed: Vec<Piece>,
@@ -172,7 +172,7 @@ impl LaneIn {
         self.state == In::Ready
     }
 
-    pub(super) fn stream(&self) -> Option<&Arc<Socket>> {
+    pub(super) fn stream(&self) -> Option<&Arc<dyn Intake>> {
         self.stream.as_ref()
     }
 }
@@ -384,17 +384,17 @@ impl Conn {
     }
 
     /// Something happened on the lane from the peer: how it ends is seen here, what it brings by `service`.
-    pub(super) fn on_lane_in(self: &Arc<Self>, inner: &mut Inner, event: &Event) {
-        let Some(socket) = inner.link.as_ref().and_then(Link::lane_socket) else { return };
-        if event.is_dead() {
-            self.lose(inner);
-        } else if event.is_ended() && socket::unread(socket).is_ok_and(|unread| unread == 0) {
+    pub(super) fn on_lane_in(self: &Arc<Self>, inner: &mut Inner, ending: Ending) {
+        let Some(stream) = inner.lane_stream() else { return };
+        match ending {
+            Ending::Dead => self.lose(inner),
             // The end itself is read when a frame wants more.
-            if let Err(e) = self.progress.epoll().modify(socket, self.lane_token(LANE_IN), Interest::NONE) {
-                tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
+            Ending::Ended => {
+                if let Err(e) = self.progress.epoll().modify(stream.as_fd(), self.lane_token(LANE_IN), Interest::NONE) {
+                    tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
+                }
             }
-        } else {
-            self.mind_early(inner);
+            Ending::Open => self.mind_early(inner),
         }
     }
 
@@ -405,8 +405,8 @@ impl Conn {
         let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
         let now = time::now();
         if now > lane.early.seen + EARLY_GAP {
-            let waiting = lane.stream.as_ref().and_then(|socket| socket::unread(socket.as_fd()).ok());
-            lane.early = Early { since: now, seen: now, until: lane.read + waiting.unwrap_or(0) as u64 };
+            let waiting = lane.stream.as_ref().map_or(0, |stream| stream.unread());
+            lane.early = Early { since: now, seen: now, until: lane.read + waiting as u64 };
         }
         lane.early.seen = now;
         if now > lane.early.since + early_time(inner.engine.retry_budget()) && !inner.engine.has_failed() {
@@ -461,21 +461,23 @@ impl Conn {
         if lane.stream.is_some() {
             return;
         }
-        let ready = socket::keep_alive(socket.as_fd())
-            .and_then(|()| self.progress.epoll().add(socket.as_fd(), self.lane_token(LANE_IN), Interest::READ_OR_END));
-        if let Err(e) = ready {
-            tracing::warn!(qpn = self.qpn, error = %e, "a lane cannot be waited for");
-            return;
+        let ready = socket::keep_alive(socket.as_fd()).and_then(|()| {
+            let stream = lane.receiver.intake(socket);
+            self.progress.epoll().add(stream.as_fd(), self.lane_token(LANE_IN), Interest::READ_OR_END)?;
+            Ok(stream)
+        });
+        match ready {
+            Ok(stream) => (lane.stream, lane.state) = (Some(stream), In::Tried(0)),
+            Err(e) => tracing::warn!(qpn = self.qpn, error = %e, "a lane cannot be waited for"),
         }
-        (lane.stream, lane.state) = (Some(Arc::new(socket)), In::Tried(0));
     }
 
     /// Looks at what a lane begins with; true if something came.
     pub(super) fn try_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> bool {
         let Inner { engine, link, .. } = inner;
         let Some(lane) = link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return false };
-        let (Some(socket), In::Tried(have)) = (&lane.stream, lane.state) else { return false };
-        match lane.prove(socket.as_fd(), have, landing) {
+        let (Some(stream), In::Tried(have)) = (&lane.stream, lane.state) else { return false };
+        match lane.prove(&**stream, have, landing) {
             Ok(n) => {
                 lane.state = if have + n < PROBE_LEN { In::Tried(have + n) } else { In::Ready };
                 if lane.state == In::Ready {
@@ -498,19 +500,15 @@ impl Conn {
     }
 
     /// Reads once what the lane brings of the current frame's payload, and puts it into its place.
-    pub(super) fn receive_lane(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        (landing, intake): (&mut Landing, &mut dyn Intake),
-    ) -> io::Result<Received> {
+    pub(super) fn receive_lane(self: &Arc<Self>, inner: &mut Inner, landing: &mut Landing) -> io::Result<Received> {
         let Inner { engine, link, traffic, .. } = inner;
         let Some(link) = link else { return Ok(Received::Nothing) };
         let left = link.inbox.awaited();
-        let Some((socket, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
+        let Some((stream, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
             return Ok(Received::End);
         };
         let owed = std::mem::take(&mut lane.owed);
-        let n = match intake.receive(socket.as_fd(), &owed, landing, left, &mut traffic.token_returns) {
+        let n = match stream.receive(&owed, landing, left, &mut traffic.token_returns) {
             Ok(0) => return Ok(Received::End),
             Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -547,8 +545,8 @@ impl Conn {
     pub(super) fn pay_lane(&self, inner: &mut Inner) {
         let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) else { return };
         let owed = std::mem::take(&mut lane.owed);
-        let Some(socket) = lane.stream.as_ref().filter(|_| !owed.is_empty()) else { return };
-        match give_back(socket.as_fd(), &owed) {
+        let Some(stream) = lane.stream.as_ref().filter(|_| !owed.is_empty()) else { return };
+        match stream.give_back(&owed) {
             Ok(calls) => inner.traffic.token_returns += calls,
             Err(e) => tracing::warn!(qpn = self.qpn, error = %e, "memory does not go back to its queue"),
         }
@@ -602,31 +600,31 @@ impl LaneIn {
     }
 
     /// Reads once what it brings for nobody.
-    pub(super) fn discard(&mut self, (landing, intake): (&mut Landing, &mut dyn Intake), traffic: &mut Traffic) {
-        let Some(socket) = &self.stream else { return };
+    pub(super) fn discard(&mut self, landing: &mut Landing, traffic: &mut Traffic) {
+        let Some(stream) = &self.stream else { return };
         let owed = std::mem::take(&mut self.owed);
         let room = landing.bytes().len();
         // Its end, and what breaks it, are seen elsewhere.
-        if intake.receive(socket.as_fd(), &owed, landing, room, &mut traffic.token_returns).is_ok() {
+        if stream.receive(&owed, landing, room, &mut traffic.token_returns).is_ok() {
             std::mem::swap(&mut self.owed, &mut landing.pieces);
         }
     }
 
     /// Nothing more is read of it.
     fn close(&self, epoll: &Epoll) {
-        let Some(socket) = &self.stream else { return };
-        let _ = epoll.delete(socket.as_fd());
+        let Some(stream) = &self.stream else { return };
+        let _ = epoll.delete(stream.as_fd());
         // Of one that is closed the kernel gives it back when the peer has acknowledged the end, or for minutes does not.
-        let _ = give_back(socket.as_fd(), &self.owed);
-        if Arc::strong_count(socket) > 1 {
+        let _ = stream.give_back(&self.owed);
+        if Arc::strong_count(stream) > 1 {
             // A message keeps it open, but not what will never be read.
-            let _ = socket::disconnect(socket.as_fd());
+            stream.disconnect();
         }
     }
 
     /// Reads more of the probe, of which `have` bytes have come.
-    fn prove(&self, socket: BorrowedFd<'_>, have: usize, landing: &mut Landing) -> io::Result<usize> {
-        let n = devmem::recv(socket, landing, PROBE_LEN - have)?;
+    fn prove(&self, stream: &dyn Intake, have: usize, landing: &mut Landing) -> io::Result<usize> {
+        let n = stream.receive(&[], landing, PROBE_LEN - have, &mut 0)?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -636,7 +634,7 @@ impl LaneIn {
             Piece::Device { at, len, dmabuf, .. } if dmabuf == binding => memory.read(at, len as usize, &mut bytes),
             _ => Err(io::Error::other("it does not arrive in the memory of the device")),
         });
-        give_back(socket, &landing.pieces)?;
+        stream.give_back(&landing.pieces)?;
         read?;
         if bytes != probe(self.challenge)[have..have + n] {
             return Err(io::Error::other("other bytes arrive than were sent"));
@@ -655,9 +653,16 @@ impl Link {
             past.stream.deregister(epoll);
         }
     }
+}
 
-    fn lane_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.lane_in.as_ref()?.stream.as_ref().map(|stream| stream.as_fd())
+impl Inner {
+    fn lane_stream(&self) -> Option<&Arc<dyn Intake>> {
+        self.link.as_ref()?.lane_in.as_ref()?.stream()
+    }
+
+    /// Whether the lane from the peer is at its end.
+    pub(super) fn lane_ending(&self, event: &Event) -> Ending {
+        self.lane_stream().map_or(Ending::Open, |stream| stream.ending(event))
     }
 }
 

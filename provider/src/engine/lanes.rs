@@ -76,7 +76,7 @@ impl Lanes {
             left.max_by_key(|one| Some(one.port()) == self.steered).cloned()
         };
         let ports = progress.registry.ports();
-        let receiver = match Receiver::open(ifindex, device, ports, self.steered, left.as_deref()) {
+        let receiver = match Receiver::open(ifindex, device, self.devmem, ports, self.steered, left.as_deref()) {
             Ok(receiver) => receiver,
             Err(why) => {
                 tracing::info!(ifindex, kind = ?device.kind(), "what arrives for device memory passes through the host: {why}");

@@ -2,15 +2,14 @@
 //! another way, in the host's.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::conn::{Conn, Inner};
 use crate::mem::{AccessError, Kind};
 use crate::object::{MessagePiece, Place, Taken, Traffic};
 use crate::sys::devmem::{Landing, Piece};
-use crate::sys::socket::Socket;
-use crate::transport::{Receiver, give_back};
+use crate::transport::{Intake, Receiver};
 
 /// Those of a QP.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ struct Held {
     receiver: Arc<Receiver>,
     /// The lane by which it came: only through it can the memory be given back, and the kernel takes all that is left
     /// when it is closed.
-    lane: Arc<Socket>,
+    lane: Arc<dyn Intake>,
     pieces: Vec<Piece>,
 }
 
@@ -126,7 +125,7 @@ impl Arriving {
     }
 
     /// Bytes in the memory of a queue; false if that cannot be spared, or others of the message are in that of another.
-    fn hold(&mut self, receiver: &Arc<Receiver>, lane: &Arc<Socket>, piece: Piece) -> bool {
+    fn hold(&mut self, receiver: &Arc<Receiver>, lane: &Arc<dyn Intake>, piece: Piece) -> bool {
         let Piece::Device { at, len, .. } = piece else { return false };
         if self.held.as_ref().is_some_and(|held| !Arc::ptr_eq(&held.lane, lane)) || !receiver.spare(at, len) {
             return false;
@@ -155,7 +154,7 @@ impl Held {
                 self.receiver.recover(at, len);
             }
         }
-        give_back(self.lane.as_fd(), &pieces).unwrap_or_else(|e| {
+        self.lane.give_back(&pieces).unwrap_or_else(|e| {
             tracing::warn!(error = %e, "the memory of a message does not go back to its queue");
             0
         })

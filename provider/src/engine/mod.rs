@@ -56,7 +56,7 @@ use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::eventfd::EventFd;
 use crate::sys::socket::{self, Iov};
 use crate::sys::{thread, time};
-use crate::transport::{BatchPool, Bindings};
+use crate::transport::{BatchPool, Bindings, Ending};
 
 /// The longest message; `max_msg_sz` of ibv_query_port(3).
 pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
@@ -160,8 +160,8 @@ impl Desk {
 
     /// Whether a lane has died of whose peer there is still something to read: what it said before counts, and epoll tells
     /// again.
-    fn hears_out(&mut self, lane: &Event, conn: &Arc<Conn>, inner: &mut Inner) -> bool {
-        lane.is_dead() && self.service(conn, inner)
+    fn hears_out(&mut self, is_dead: bool, conn: &Arc<Conn>, inner: &mut Inner) -> bool {
+        is_dead && self.service(conn, inner)
     }
 }
 
@@ -206,7 +206,7 @@ impl Progress {
             hidden: false,
             idle: 0,
             bootstrap: Bootstrap::default(),
-            desk: Desk { staging: Staging::new(devmem), iovs: Vec::new(), lazy: Lazy::default() },
+            desk: Desk { staging: Staging::new(), iovs: Vec::new(), lazy: Lazy::default() },
             events: vec![Event::default(); 128],
         };
         let reporter = Reporter::new(&epoll);
@@ -355,7 +355,7 @@ impl Progress {
                 token if token & LANE_OUT != 0 => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_OUT)).cloned() else { continue };
                     let mut inner = conn.lock();
-                    if !turn.desk.hears_out(event, &conn, &mut inner) {
+                    if !turn.desk.hears_out(event.is_dead(), &conn, &mut inner) {
                         conn.on_lane_out(&mut inner, event);
                     }
                     moved = true;
@@ -363,7 +363,7 @@ impl Progress {
                 token if token & LANE_PAST != 0 => {
                     let Some(conn) = turn.conns.get(&(token & !LANE_PAST)).cloned() else { continue };
                     let mut inner = conn.lock();
-                    if !turn.desk.hears_out(event, &conn, &mut inner) {
+                    if !turn.desk.hears_out(event.is_dead(), &conn, &mut inner) {
                         conn.on_past_lane(&mut inner, event);
                     }
                     moved = true;
@@ -372,10 +372,11 @@ impl Progress {
                     let Some(conn) = turn.conns.get(&(token & !LANE_IN)).cloned() else { continue };
                     if token & LANE_IN != 0 {
                         let mut inner = conn.lock();
-                        if turn.desk.hears_out(event, &conn, &mut inner) {
+                        let ending = inner.lane_ending(event);
+                        if turn.desk.hears_out(ending == Ending::Dead, &conn, &mut inner) {
                             moved = true;
                         } else {
-                            conn.on_lane_in(&mut inner, event);
+                            conn.on_lane_in(&mut inner, ending);
                         }
                     } else if event.is_dead() {
                         conn.on_dead(&mut conn.lock());

@@ -13,25 +13,23 @@ use dmverbs_proto::{
 
 use super::conn::{Answer, Conn, Inner, RECEIVES};
 use super::lane::{LaneIn, on_device};
-use crate::config::Devmem;
 use crate::mem::{self, AccessError, Device, Kind, Piece as Copy, Region, Span};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
-use crate::transport::{Intake, Receiver, intake};
+use crate::transport::Receiver;
 
 /// Where bytes are read to before it is known what they are, [`STAGED`] at most. They begin at a page: the kernel
 /// copies to other addresses at half the speed. Before them is room for the front of a header.
 #[derive(Debug)]
 pub(super) struct Staging {
     bytes: Vec<u8>,
-    devmem: Devmem,
     /// For what lanes bring.
-    lanes: Option<(Landing, Box<dyn Intake>)>,
+    lanes: Option<Landing>,
 }
 
 impl Staging {
-    pub(super) fn new(devmem: Devmem) -> Staging {
-        Staging { bytes: vec![0; FRONT + PAGE + STAGED], devmem, lanes: None }
+    pub(super) fn new() -> Staging {
+        Staging { bytes: vec![0; FRONT + PAGE + STAGED], lanes: None }
     }
 
     /// [`FRONT`] bytes, and those that begin at a page.
@@ -40,11 +38,9 @@ impl Staging {
         &mut self.bytes[before..before + FRONT + STAGED]
     }
 
-    /// Where what a lane brings beside the memory of its device goes, and how it is taken in.
-    pub(super) fn lane(&mut self) -> (&mut Landing, &mut dyn Intake) {
-        let make = || (Landing::new(MAX_CHUNK as usize), intake(self.devmem));
-        let (landing, intake) = self.lanes.get_or_insert_with(make);
-        (landing, &mut **intake)
+    /// Where what a lane brings beside the memory of its device goes.
+    pub(super) fn lane(&mut self) -> &mut Landing {
+        self.lanes.get_or_insert_with(|| Landing::new(MAX_CHUNK as usize))
     }
 }
 

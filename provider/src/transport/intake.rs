@@ -3,91 +3,146 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use crate::config::Devmem;
+use parking_lot::Mutex;
+
 use crate::sys::devmem::{self, Landing, Piece, Tokens};
+use crate::sys::epoll::Event;
+use crate::sys::socket::{self, Socket};
 use crate::sys::uring::Uring;
 
-/// A way to receive.
-pub(crate) trait Intake: Debug + Send {
-    /// Gives the memory of `owed`, pieces that came by this socket before, back to the queue, whatever else becomes of
-    /// the call; then receives as [`devmem::recv`] does. `calls` grows by the system calls that only gave back.
+/// The receiving end of a lane.
+pub(crate) trait Intake: Debug + Send + Sync {
+    /// What epoll waits for: it is readable while there is something to receive.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Whether the lane is at its end, as far as `event` tells.
+    fn ending(&self, event: &Event) -> Ending;
+
+    /// Bytes that can be received.
+    fn unread(&self) -> usize;
+
+    /// Gives the memory of `owed`, pieces that came by this lane before, back to the queue, whatever else becomes of
+    /// the call; then receives what is there, `len` bytes at most; 0 at the end of the stream. `calls` grows by the system
+    /// calls that only gave back.
     ///
     /// # Errors
     /// Those of both.
-    fn receive(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        owed: &[Piece],
-        landing: &mut Landing,
-        len: usize,
-        calls: &mut u64,
-    ) -> io::Result<usize>;
+    fn receive(&self, owed: &[Piece], landing: &mut Landing, len: usize, calls: &mut u64) -> io::Result<usize>;
+
+    /// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
+    ///
+    /// # Errors
+    /// It does not go back.
+    fn give_back(&self, pieces: &[Piece]) -> io::Result<u64>;
+
+    /// Nobody receives any more, though pieces may still be given back.
+    fn disconnect(&self);
 }
 
-/// The way that the environment asks for, if this kernel has it.
-pub(crate) fn intake(devmem: Devmem) -> Box<dyn Intake> {
-    if devmem == Devmem::IoUring {
-        match Uring::new() {
-            Ok(ring) => return Box::new(Both { ring }),
-            Err(e) => tracing::warn!(error = %e, "no io_uring: lanes are read by recvmsg"),
-        }
-    }
-    Box::new(Each)
+/// How far a lane is from its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ending {
+    /// More may come.
+    Open,
+    /// There is nothing but the end to be received.
+    Ended,
+    /// It is broken.
+    Dead,
 }
 
 /// recvmsg(2) and setsockopt(2).
 #[derive(Debug)]
-struct Each;
+pub(crate) struct Each(Socket);
+
+impl Each {
+    pub(crate) fn new(socket: Socket) -> Each {
+        Each(socket)
+    }
+}
 
 impl Intake for Each {
-    fn receive(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        owed: &[Piece],
-        landing: &mut Landing,
-        len: usize,
-        calls: &mut u64,
-    ) -> io::Result<usize> {
-        *calls += give_back(socket, owed)?;
-        devmem::recv(socket, landing, len)
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ending(&self, event: &Event) -> Ending {
+        match event {
+            event if event.is_dead() => Ending::Dead,
+            event if event.is_ended() && self.unread() == 0 => Ending::Ended,
+            _ => Ending::Open,
+        }
+    }
+
+    fn unread(&self) -> usize {
+        socket::unread(self.0.as_fd()).unwrap_or(0)
+    }
+
+    fn receive(&self, owed: &[Piece], landing: &mut Landing, len: usize, calls: &mut u64) -> io::Result<usize> {
+        *calls += self.give_back(owed)?;
+        devmem::recv(self.0.as_fd(), landing, len)
+    }
+
+    fn give_back(&self, pieces: &[Piece]) -> io::Result<u64> {
+        let batches = batches(pieces);
+        batches.iter().try_for_each(|batch| devmem::give_back(self.0.as_fd(), batch))?;
+        Ok(batches.len() as u64)
+    }
+
+    fn disconnect(&self) {
+        let _ = socket::disconnect(self.0.as_fd());
     }
 }
 
 /// One io_uring_enter(2) for both.
 #[derive(Debug)]
-struct Both {
-    ring: Uring,
+pub(crate) struct Both {
+    each: Each,
+    ring: Arc<Mutex<Uring>>,
+}
+
+impl Both {
+    pub(crate) fn new(socket: Socket, ring: Arc<Mutex<Uring>>) -> Both {
+        Both { each: Each::new(socket), ring }
+    }
 }
 
 impl Intake for Both {
-    fn receive(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        owed: &[Piece],
-        landing: &mut Landing,
-        len: usize,
-        calls: &mut u64,
-    ) -> io::Result<usize> {
-        if self.ring.is_broken() {
-            return Each.receive(socket, owed, landing, len, calls);
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.each.as_fd()
+    }
+
+    fn ending(&self, event: &Event) -> Ending {
+        self.each.ending(event)
+    }
+
+    fn unread(&self) -> usize {
+        self.each.unread()
+    }
+
+    fn receive(&self, owed: &[Piece], landing: &mut Landing, len: usize, calls: &mut u64) -> io::Result<usize> {
+        let mut ring = self.ring.lock();
+        if ring.is_broken() {
+            return self.each.receive(owed, landing, len, calls);
         }
         let mut batches = batches(owed);
         let last = batches.pop().unwrap_or_default();
         for batch in &batches {
-            devmem::give_back(socket, batch)?;
+            devmem::give_back(self.as_fd(), batch)?;
             *calls += 1;
         }
-        self.ring.recv(socket, &last, landing, len)
+        ring.recv(self.as_fd(), &last, landing, len)
     }
-}
 
-/// Gives the memory of pieces back to the queue, which the NIC waits for; says in how many calls.
-pub(crate) fn give_back(socket: BorrowedFd<'_>, pieces: &[Piece]) -> io::Result<u64> {
-    let batches = batches(pieces);
-    batches.iter().try_for_each(|batch| devmem::give_back(socket, batch))?;
-    Ok(batches.len() as u64)
+    fn give_back(&self, pieces: &[Piece]) -> io::Result<u64> {
+        self.each.give_back(pieces)
+    }
+
+    fn disconnect(&self) {
+        self.each.disconnect();
+    }
 }
 
 /// The tokens of pieces, as many at a time as one call takes.
@@ -122,7 +177,7 @@ fn batches(pieces: &[Piece]) -> Vec<Vec<Tokens>> {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
+    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -148,12 +203,13 @@ mod tests {
     }
 
     /// What a lane brings in the memory of a device is seen in a virtual machine; here is what a socket brings.
-    fn receives(mut intake: impl Intake) {
+    fn receives<I: Intake>(intake: impl FnOnce(Socket) -> I) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (here, _) = listener.accept().unwrap();
+        let intake = intake(Socket::adopt(OwnedFd::from(here)));
         let mut landing = Landing::new(16);
-        let mut receive = |landing: &mut Landing, len| intake.receive(here.as_fd(), &[], landing, len, &mut 0);
+        let receive = |landing: &mut Landing, len| intake.receive(&[], landing, len, &mut 0);
         let nothing = receive(&mut landing, 4).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         there.write_all(b"payload").unwrap();
@@ -172,13 +228,13 @@ mod tests {
 
     #[test]
     fn recvmsg_receives() {
-        receives(Each);
+        receives(Each::new);
     }
 
     #[test]
     fn io_uring_receives() {
         match Uring::new() {
-            Ok(ring) => receives(Both { ring }),
+            Ok(ring) => receives(|socket| Both::new(socket, Arc::new(Mutex::new(ring)))),
             Err(e) => println!("skipped: io_uring: {e}"),
         }
     }

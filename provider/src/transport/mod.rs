@@ -9,7 +9,7 @@ mod stream;
 mod tx;
 
 pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed, OnDevice, Outlet, Queue};
-pub(crate) use intake::{Intake, give_back, intake};
+pub(crate) use intake::{Ending, Intake};
 pub(crate) use notices::Notices;
 pub(crate) use rx::Receiver;
 pub(crate) use stream::{Stream, Wait};

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -11,9 +12,12 @@ use dmverbs_netdev::{Ethtool, Lease, Protocol, Turns, Vacancy, bind_to_interface
 
 use parking_lot::Mutex;
 
+use super::intake::{Both, Each, Intake};
+use crate::config::Devmem;
 use crate::mem::{Device, Kind};
 use crate::sys::fork::Unshared;
 use crate::sys::socket::{self, Socket};
+use crate::sys::uring::Uring;
 
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct Receiver {
     listener: Socket,
     port: u16,
     held: HeldBlocks,
+    /// What lanes are read by, if not by recvmsg(2).
+    ring: Option<Arc<Mutex<Uring>>>,
     /// When another was last asked for in its place; 0 for never.
     pub(crate) asked: AtomicU64,
 }
@@ -55,6 +61,7 @@ impl Receiver {
     pub(crate) fn open(
         ifindex: u32,
         device: &dyn Device,
+        devmem: Devmem,
         ports: Option<RangeInclusive<u16>>,
         steered: Option<u16>,
         left: Option<&Receiver>,
@@ -96,6 +103,7 @@ impl Receiver {
             listener,
             port,
             held: HeldBlocks::default(),
+            ring: (devmem == Devmem::IoUring).then(ring).flatten(),
             asked: AtomicU64::new(0),
         })
     }
@@ -112,6 +120,7 @@ impl Receiver {
             port: socket::local_address(listener.as_fd()).map_or(0, |address| address.port()),
             listener,
             held: HeldBlocks::default(),
+            ring: None,
             asked: AtomicU64::new(0),
         }
     }
@@ -134,6 +143,14 @@ impl Receiver {
                 Some(Hold::Lent { broker }) => !socket::is_open(broker.as_fd()) && is_gone(),
                 None => true,
             }
+    }
+
+    /// The receiving end of a lane that has come to the port.
+    pub(crate) fn intake(&self, socket: Socket) -> Arc<dyn Intake> {
+        match &self.ring {
+            Some(ring) => Arc::new(Both::new(socket, ring.clone())),
+            None => Arc::new(Each::new(socket)),
+        }
     }
 
     /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.
@@ -234,6 +251,12 @@ fn borrow(
         asked = ask(port);
     }
     asked
+}
+
+/// A ring to read lanes by, if this kernel has it.
+fn ring() -> Option<Arc<Mutex<Uring>>> {
+    let ring = Uring::new().inspect_err(|e| tracing::warn!(error = %e, "no io_uring: lanes are read by recvmsg"));
+    Some(Arc::new(Mutex::new(ring.ok()?)))
 }
 
 /// Why a queue cannot be taken, and why none is lent.
