@@ -6,7 +6,6 @@
 #include "devmem.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <net/if.h>
 
 #include <linux/io_uring.h>	/* before liburing's, which may be older */
@@ -80,21 +79,29 @@ static void ask(int fd)
 	sqe->ioprio = IORING_RECV_MULTISHOT;
 }
 
-/* The completions that are there, FRAGS at most; false at the stream's end. */
-static bool take(int fd, struct received *received)
+enum next { MORE, HOST, END };
+
+/* The completions that are there, FRAGS at most; what comes then. HOST: bytes
+ * that were not put into the pool, for which it says that it has no memory.
+ */
+static enum next take(int fd, struct received *received)
 {
 	struct io_uring_cqe *cqe;
 	unsigned int head, count = 0;
-	bool ended = false;
+	enum next next = MORE;
 
 	received->frags = 0;
 	io_uring_for_each_cqe(&ring, head, cqe) {
 		struct io_uring_zcrx_cqe *where = (void *)(cqe + 1);
 
-		check(cqe->res, "IORING_OP_RECV_ZC");
 		count++;
+		if (cqe->res == -ENOMEM) {
+			next = HOST;
+			break;
+		}
+		check(cqe->res, "IORING_OP_RECV_ZC");
 		if (!cqe->res && awaited) {
-			ended = true;
+			next = END;
 			break;
 		}
 		awaited -= cqe->res;
@@ -115,7 +122,7 @@ static bool take(int fd, struct received *received)
 			break;
 	}
 	io_uring_cq_advance(&ring, count);
-	return !ended;
+	return next;
 }
 
 static void refill(const struct received *received)
@@ -137,14 +144,18 @@ static void refill(const struct received *received)
 void receive_zcrx(int fd, struct memory *pool, struct memory *target,
 		  struct received *received)
 {
-	bool more = true;
+	enum next next = MORE;
 
 	ask(fd);
-	while (more) {
+	while (next != END) {
 		check(io_uring_submit_and_wait(&ring, 1), "io_uring_enter");
 		begin(received);
-		more = take(fd, received);
+		next = take(fd, received);
 		copy(target, pool, received->segments, received->frags);
 		refill(received);
+		if (next == HOST) {
+			receive_msg(fd, MSG_DONTWAIT, pool, target, received);
+			ask(fd);
+		}
 	}
 }

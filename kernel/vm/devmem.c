@@ -419,31 +419,29 @@ void begin(struct received *received)
 	received->busy_before = busy();
 }
 
-static void receive_msg(int fd, struct memory *pool, struct memory *target,
-			struct received *received)
+bool receive_msg(int fd, int flags, struct memory *pool, struct memory *target,
+		 struct received *received)
 {
 	static char control[FRAGS * CMSG_SPACE(sizeof(struct dmabuf_cmsg))];
 	static char plain[512 << 10];
+	struct iovec iov = { plain, sizeof(plain) };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t len = recvmsg(fd, &msg, MSG_SOCK_DEVMEM | flags);
 
-	for (;;) {
-		struct iovec iov = { plain, sizeof(plain) };
-		struct msghdr msg = {
-			.msg_iov = &iov,
-			.msg_iovlen = 1,
-			.msg_control = control,
-			.msg_controllen = sizeof(control),
-		};
-		ssize_t len = recvmsg(fd, &msg, MSG_SOCK_DEVMEM);
-
-		if (len < 0)
-			die("recvmsg");
-		if (!len)
-			break;
-		begin(received);
-		take(&msg, len, target, received);
-		copy(target, pool, received->segments, received->frags);
-		give_back(fd, &msg, received);
-	}
+	if (len < 0)
+		die("recvmsg");
+	if (!len)
+		return false;
+	begin(received);
+	take(&msg, len, target, received);
+	copy(target, pool, received->segments, received->frags);
+	give_back(fd, &msg, received);
+	return true;
 }
 
 static void receive(void)
@@ -461,7 +459,8 @@ static void receive(void)
 	if (by_zcrx)
 		receive_zcrx(fd, &pool, &target, &received);
 	else
-		receive_msg(fd, &pool, &target, &received);
+		while (receive_msg(fd, 0, &pool, &target, &received))
+			;
 	printf("bytes=%lu device=%lu linear=%lu host=%lu ", total(&received),
 	       received.device, received.linear, received.host);
 	printf("seconds=%.3f cpu=%.2f ", now() - received.start,

@@ -6,6 +6,8 @@
 
 #define __iovec_defined	1	/* by linux/uio.h */
 
+#include <stdbool.h>
+
 #include <linux/uio.h>
 #include <softaccel.h>
 
@@ -42,6 +44,9 @@ void copy(struct memory *to, struct memory *from,
 unsigned long total(const struct received *received);
 /* The first bytes are there, if they were not before. */
 void begin(struct received *received);
+/* Receives once; false at the end of the stream. */
+bool receive_msg(int fd, int flags, struct memory *pool, struct memory *target,
+		 struct received *received);
 
 /* by_zcrx.c */
 void open_zcrx(int dmabuf);
