@@ -42,6 +42,8 @@ pub enum Devmem {
     RecvMsg,
     /// The same, but it is received by io_uring(7): `io_uring`.
     IoUring,
+    /// The same, but queues are io_uring's, which hands over what they bring: `zcrx`.
+    Zcrx,
     /// It passes through the host: `off`.
     Off,
 }
@@ -145,8 +147,9 @@ fn devmem(text: &str) -> Result<Devmem, &'static str> {
     match text {
         "on" | "recvmsg" => Ok(Devmem::RecvMsg),
         "io_uring" => Ok(Devmem::IoUring),
+        "zcrx" => Ok(Devmem::Zcrx),
         "off" => Ok(Devmem::Off),
-        _ => Err("must be on, off, recvmsg or io_uring"),
+        _ => Err("must be on, off, recvmsg, io_uring or zcrx"),
     }
 }
 
@@ -193,7 +196,7 @@ mod tests {
         }
         assert_eq!(
             parsed(&[("DMVERBS_DEVMEM", "no")]).unwrap_err(),
-            "DMVERBS_DEVMEM=\"no\": must be on, off, recvmsg or io_uring"
+            "DMVERBS_DEVMEM=\"no\": must be on, off, recvmsg, io_uring or zcrx"
         );
         let error = parsed(&[("DMVERBS_LANE_PORT", "0")]).unwrap_err();
         assert_eq!(error, "DMVERBS_LANE_PORT=\"0\": \"0\" is no TCP port");

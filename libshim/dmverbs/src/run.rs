@@ -39,7 +39,7 @@ pub struct Run {
 
     /// Whether, and how, memory of devices is sent and received without the host where that is possible; `on` is
     /// `recvmsg` (sets DMVERBS_DEVMEM)
-    #[arg(long, value_name = "HOW", value_parser = ["on", "off", "recvmsg", "io_uring"])]
+    #[arg(long, value_name = "HOW", value_parser = ["on", "off", "recvmsg", "io_uring", "zcrx"])]
     devmem: Option<String>,
 
     /// The TCP port that `dmverbs nic lease` has steered to a queue for us (sets DMVERBS_LANE_PORT)

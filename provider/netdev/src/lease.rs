@@ -70,6 +70,21 @@ impl Lease {
         port: u16,
         protocols: &[Protocol],
     ) -> Result<Self, Error> {
+        Self::take_by(turns, ifindex, dmabuf, port, protocols, |_| None)
+    }
+
+    /// The same, but the queue is bound to the memory by `bind`, which gives the binding's number, unless that gives none.
+    ///
+    /// # Errors
+    /// As of [`Lease::take`].
+    pub fn take_by(
+        turns: &Turns,
+        ifindex: u32,
+        dmabuf: BorrowedFd,
+        port: u16,
+        protocols: &[Protocol],
+        bind: impl FnOnce(u32) -> Option<u32>,
+    ) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let _turn = turns.wait();
         let specs = specs(port, protocols);
@@ -77,7 +92,7 @@ impl Lease {
             Vacancy::Own => (swept(&ethtool, &netdev, ifindex, &specs)?, specs),
             Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, Vec::new()),
         };
-        let binding = bind(&netdev, ifindex, dmabuf, queue)?;
+        let binding = bind(queue).map_or_else(|| bound(&netdev, ifindex, dmabuf, queue), Ok)?;
         let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), netdev };
         for spec in specs {
             lease.rules.push(insert(&lease.ethtool, ifindex, spec, queue)?);
@@ -194,10 +209,10 @@ fn is_replaced(rule: &Rule, now: &[Rule]) -> bool {
     there.is_some_and(|there| there.queue != rule.queue || (there.spec.is_some() && there.spec != rule.spec))
 }
 
-/// Bytes of a buffer of the queue, where the NIC has more to offer than a page: fewer pieces to copy.
-const LARGE: u32 = 64 << 10;
+/// Bytes of a buffer of a queue, where the NIC has more to offer than a page: fewer pieces to copy.
+pub const LARGE: u32 = 64 << 10;
 
-fn bind(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result<u32, Error> {
+fn bound(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result<u32, Error> {
     let bind = |page_size| netdev.bind_rx(ifindex, dmabuf, &[queue], page_size);
     bind(Some(LARGE)).or_else(|_| bind(None))
 }

@@ -462,7 +462,7 @@ impl Conn {
             return;
         }
         let ready = socket::keep_alive(socket.as_fd()).and_then(|()| {
-            let stream = lane.receiver.intake(socket);
+            let stream = lane.receiver.intake(socket)?;
             self.progress.epoll().add(stream.as_fd(), self.lane_token(LANE_IN), Interest::READ_OR_END)?;
             Ok(stream)
         });

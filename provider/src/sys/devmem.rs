@@ -87,6 +87,15 @@ pub(crate) enum Piece {
     Host { len: u32 },
 }
 
+impl Piece {
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        match *self {
+            Piece::Device { len, .. } | Piece::Host { len } => len as usize,
+        }
+    }
+}
+
 /// Where [`recv`] puts what does not come in device memory, and what it says of the rest.
 #[derive(Debug)]
 pub(crate) struct Landing {
@@ -108,6 +117,10 @@ impl Landing {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
     }
 
     /// Whether some of it came in the memory of another dma-buf than the one bound as `binding`.

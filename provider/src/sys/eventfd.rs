@@ -10,6 +10,12 @@ use super::{Fd, check, check_size};
 #[derive(Debug)]
 pub(crate) struct EventFd(Fd);
 
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl EventFd {
     /// A counter at zero; as a semaphore, each read takes one.
     pub(crate) fn new(semaphore: bool) -> io::Result<EventFd> {
@@ -18,10 +24,6 @@ impl EventFd {
         let fd = check(unsafe { libc::eventfd(0, flags) })?;
         // SAFETY: `fd` was just opened and belongs to nobody else.
         Ok(EventFd(unsafe { Fd::own(fd) }))
-    }
-
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 
     pub(crate) fn raw(&self) -> RawFd {
@@ -63,8 +65,9 @@ impl EventFd {
     pub(crate) fn try_take(&self) -> bool {
         let mut n = 0_u64;
         let iov = libc::iovec { iov_base: (&raw mut n).cast(), iov_len: 8 };
+        let (fd, here) = (self.raw(), -1_i64);
         // SAFETY: the buffer is 8 writable bytes.
-        unsafe { libc::preadv2(self.raw(), &raw const iov, 1, -1, libc::RWF_NOWAIT) == 8 }
+        unsafe { libc::syscall(libc::SYS_preadv2, fd, &raw const iov, 1, here, here, libc::RWF_NOWAIT) == 8 }
     }
 
     /// Waits until it is not zero, or the time is over.

@@ -50,6 +50,10 @@ impl<T: AsFd> Unshared<T> {
     pub(crate) fn get(&self) -> &T {
         &self.0
     }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
 }
 
 impl<T: AsFd> Drop for Unshared<T> {

@@ -102,7 +102,7 @@ pub(crate) fn copy_out(addr: u64, len: usize, target: &mut Vec<u8>) -> io::Resul
     result.and(Err(io::Error::from_raw_os_error(libc::EFAULT)))
 }
 
-/// A shared mapping of a file.
+/// A mapping of a file, which is shared, or of no file.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     addr: u64,
@@ -116,6 +116,17 @@ impl Mapping {
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: a mapping at an address of the kernel's choice touches no existing one.
         let addr = unsafe { libc::mmap(std::ptr::null_mut(), len, rights, libc::MAP_SHARED, fd.as_raw_fd(), offset) };
+        if addr == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { addr: addr.expose_provenance() as u64, len })
+    }
+
+    /// Maps `len` bytes of no file: zeros, of this process alone.
+    pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
+        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: as in `new`.
+        let addr = unsafe { libc::mmap(std::ptr::null_mut(), len, rights, kind, -1, 0) };
         if addr == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -152,17 +163,13 @@ mod tests {
 
     /// Three private pages: writable, read-only, without any right.
     fn three_pages() -> Mapping {
-        let len = 3 * page() as usize;
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a mapping at an address of the kernel's choice touches no existing one.
-        let addr = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0) };
-        assert_ne!(addr, libc::MAP_FAILED);
+        let pages = Mapping::anonymous(3 * page() as usize).unwrap();
         for (i, rights) in [(1, libc::PROT_READ), (2, libc::PROT_NONE)] {
+            let at = std::ptr::with_exposed_provenance_mut((pages.addr() + i * page()) as usize);
             // SAFETY: the page is inside the mapping just made, which nobody uses yet.
-            check(unsafe { libc::mprotect(addr.wrapping_byte_add(i * page() as usize), page() as usize, rights) })
-                .unwrap();
+            check(unsafe { libc::mprotect(at, page() as usize, rights) }).unwrap();
         }
-        Mapping { addr: addr.expose_provenance() as u64, len }
+        pages
     }
 
     #[test]

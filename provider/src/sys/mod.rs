@@ -17,6 +17,7 @@ pub(crate) mod softaccel;
 pub(crate) mod thread;
 pub mod time;
 pub(crate) mod uring;
+pub(crate) mod zcrx;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};

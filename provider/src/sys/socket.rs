@@ -383,6 +383,12 @@ pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
+/// Has who receives find the end when all that is there has been received.
+pub(crate) fn shutdown_read(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers are involved.
+    check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_RD) }).map(drop)
+}
+
 /// What is sent together: bytes of ours, or a range of registered memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part<'a> {

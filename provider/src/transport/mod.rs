@@ -7,6 +7,7 @@ mod notices;
 mod rx;
 mod stream;
 mod tx;
+mod zcrx;
 
 pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed, OnDevice, Outlet, Queue};
 pub(crate) use intake::{Ending, Intake};

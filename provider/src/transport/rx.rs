@@ -1,6 +1,7 @@
 //! Queues of NICs that put payload into the memory of a device.
 
 use std::error::Error;
+use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,16 +9,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
-use dmverbs_netdev::{Ethtool, Lease, Protocol, Turns, Vacancy, bind_to_interface};
+use dmverbs_netdev::{Ethtool, LARGE, Lease, Protocol, Turns, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
 use super::intake::{Both, Each, Intake};
+use super::zcrx::{BINDING, Feeder};
 use crate::config::Devmem;
 use crate::mem::{Device, Kind};
 use crate::sys::fork::Unshared;
 use crate::sys::socket::{self, Socket};
 use crate::sys::uring::Uring;
+use crate::sys::zcrx::{Refill, Ring};
 
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
 #[derive(Debug)]
@@ -30,10 +33,17 @@ pub(crate) struct Receiver {
     listener: Socket,
     port: u16,
     held: HeldBlocks,
-    /// What lanes are read by, if not by recvmsg(2).
-    ring: Option<Arc<Mutex<Uring>>>,
+    engine: RxEngine,
     /// When another was last asked for in its place; 0 for never.
     pub(crate) asked: AtomicU64,
+}
+
+/// What lanes are read by.
+#[derive(Debug)]
+enum RxEngine {
+    RecvMsg,
+    IoUring(Arc<Mutex<Uring>>),
+    Zcrx(Feeder),
 }
 
 /// What the queue is ours by.
@@ -80,9 +90,21 @@ impl Receiver {
                 }
             }
         };
-        let taken = Lease::take(&Turns::open(), ifindex, dmabuf, port, &[Protocol::Tcp4, Protocol::Tcp6]);
+        let mut zcrx = None;
+        let bind = |queue| {
+            zcrx = (devmem == Devmem::Zcrx).then(|| ring_with(ifindex, queue, dmabuf)).flatten();
+            zcrx.as_ref().map(|_| BINDING)
+        };
+        let protocols = &[Protocol::Tcp4, Protocol::Tcp6];
+        let mut engine = RxEngine::RecvMsg;
+        let taken = Lease::take_by(&Turns::open(), ifindex, dmabuf, port, protocols, bind);
         let (binding, hold) = match taken {
-            Ok(lease) => (lease.binding(), Hold::Own { lease: Unshared::new(lease) }),
+            Ok(lease) => {
+                if let Some((ring, refill)) = zcrx {
+                    engine = RxEngine::Zcrx(Feeder::start(ring, refill)?);
+                }
+                (lease.binding(), Hold::Own { lease: Unshared::new(lease) })
+            }
             Err(denied) if denied.is_denied() => {
                 listener = socket::unbound_as(listener)?;
                 bind_to_interface(&listener.as_fd(), ifindex)?;
@@ -94,6 +116,9 @@ impl Receiver {
             }
             Err(e) => return Err(e.into()),
         };
+        if devmem == Devmem::IoUring {
+            engine = ring().map_or(engine, RxEngine::IoUring);
+        }
         Ok(Receiver {
             hold: Mutex::new(Some(hold)),
             ifindex,
@@ -103,7 +128,7 @@ impl Receiver {
             listener,
             port,
             held: HeldBlocks::default(),
-            ring: (devmem == Devmem::IoUring).then(ring).flatten(),
+            engine,
             asked: AtomicU64::new(0),
         })
     }
@@ -120,7 +145,7 @@ impl Receiver {
             port: socket::local_address(listener.as_fd()).map_or(0, |address| address.port()),
             listener,
             held: HeldBlocks::default(),
-            ring: None,
+            engine: RxEngine::RecvMsg,
             asked: AtomicU64::new(0),
         }
     }
@@ -146,11 +171,15 @@ impl Receiver {
     }
 
     /// The receiving end of a lane that has come to the port.
-    pub(crate) fn intake(&self, socket: Socket) -> Arc<dyn Intake> {
-        match &self.ring {
-            Some(ring) => Arc::new(Both::new(socket, ring.clone())),
-            None => Arc::new(Each::new(socket)),
-        }
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn intake(&self, socket: Socket) -> io::Result<Arc<dyn Intake>> {
+        Ok(match &self.engine {
+            RxEngine::RecvMsg => Arc::new(Each::new(socket)),
+            RxEngine::IoUring(ring) => Arc::new(Both::new(socket, ring.clone())),
+            RxEngine::Zcrx(feeder) => Arc::new(feeder.feed(socket)?),
+        })
     }
 
     /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.
@@ -257,6 +286,13 @@ fn borrow(
 fn ring() -> Option<Arc<Mutex<Uring>>> {
     let ring = Uring::new().inspect_err(|e| tracing::warn!(error = %e, "no io_uring: lanes are read by recvmsg"));
     Some(Arc::new(Mutex::new(ring.ok()?)))
+}
+
+/// A ring that has the queue, if this kernel and NIC can, and we may.
+fn ring_with(ifindex: u32, queue: u32, dmabuf: BorrowedFd<'_>) -> Option<(Ring, Refill)> {
+    let open = |page_size| Ring::open(ifindex, queue, dmabuf, BOUND, page_size);
+    let ring = open(LARGE).or_else(|_| open(0));
+    ring.inspect_err(|e| tracing::warn!(error = %e, "no zero-copy receive: lanes are read by recvmsg")).ok()
 }
 
 /// Why a queue cannot be taken, and why none is lent.

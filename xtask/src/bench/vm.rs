@@ -129,7 +129,7 @@ fn parse(line: &str) -> Option<(&str, Run)> {
 /// One name, another, and how a figure of the one divided by that of the other should be.
 type Comparison = (&'static str, &'static str, Figure, Bound);
 
-const COMPARISONS: [Comparison; 21] = [
+const COMPARISONS: [Comparison; 23] = [
     ("iperf3, vhs", "iperf3, veth", Figure::Bandwidth, Bound::AtLeast(1.5)),
     ("udmabuf to udmabuf", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
     ("softaccel to softaccel", "host to host", Figure::Bandwidth, Bound::AtLeast(3.0)),
@@ -147,6 +147,8 @@ const COMPARISONS: [Comparison; 21] = [
     ("the same, buffers of 64 KiB", "WRITE softaccel, staged", Figure::Processor, Bound::Shown),
     ("WRITE softaccel, direct, io_uring", "WRITE softaccel, direct", Figure::Bandwidth, Bound::Shown),
     ("WRITE softaccel, direct, io_uring", "WRITE softaccel, direct", Figure::Processor, Bound::Shown),
+    ("WRITE softaccel, direct, zcrx", "WRITE softaccel, direct", Figure::Bandwidth, Bound::Shown),
+    ("WRITE softaccel, direct, zcrx", "WRITE softaccel, direct", Figure::Processor, Bound::Shown),
     ("SEND softaccel, in place", "SEND softaccel, direct", Figure::Bandwidth, Bound::Shown),
     ("SEND softaccel, in place", "SEND softaccel, direct", Figure::Processor, Bound::Shown),
     ("SEND softaccel, in place", "the same, buffers of 64 KiB", Figure::Bandwidth, Bound::Shown),

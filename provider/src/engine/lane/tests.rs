@@ -97,7 +97,7 @@ fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_s
     assert_eq!(offers(&mut peer, port), keys);
     let (_there, here) = socket::pair().unwrap();
     if let Some(lane) = end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()) {
-        (lane.stream, lane.state) = (Some(lane.receiver.intake(here)), In::Ready);
+        (lane.stream, lane.state) = (lane.receiver.intake(here).ok(), In::Ready);
     }
     let mut lost = first;
     for i in 2..4 {
