@@ -315,8 +315,18 @@ static void ask(unsigned int which, enum operation operation, uint64_t at, uint6
 		.wr.rdma = { .remote_addr = IOVA + remote, .rkey = theirs.rkey },
 	};
 
-	if (ibv_post_send(qp[which], &wr, &bad))
+	errno = ibv_post_send(qp[which], &wr, &bad);
+	if (errno)
 		die("ibv_post_send");
+}
+
+static unsigned int which_qp(uint32_t qp_num)
+{
+	unsigned int which = 0;
+
+	while (qp[which]->qp_num != qp_num)
+		which++;
+	return which;
 }
 
 /*
@@ -529,7 +539,7 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 {
 	uint64_t begun = 0, done = 0, count = total / size, i, at;
 	/* WRITE and READ: each QP has bytes of its own, and a place for them, where there is room for that. */
-	unsigned int outstanding = DEPTH / 2, places = 1;
+	unsigned int outstanding[QPS_MAX] = {}, places = 1, n;
 	bool received = operation != WRITE && operation != READ;
 	struct ibv_wc wc[DEPTH];
 	uint32_t answer;
@@ -554,12 +564,16 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 		put(fd, &(struct command){ .what = STREAM, .qp = operation == SEND_IN_PLACE, .count = count, .at = SIZE / 2,
 					   .len = size }, sizeof(struct command));
 	while (done < count) {
-		while (begun < count && begun - done < outstanding * qps) {
+		/* In turns; the next may be slower than others. */
+		while (begun < count && outstanding[begun % qps] < DEPTH / 2) {
 			at = begun % places * size;
 			ask(begun % qps, operation, at, SIZE / 2 + at, size);
-			begun++;
+			outstanding[begun++ % qps]++;
 		}
-		done += await_some(DEPTH, wc);
+		n = await_some(DEPTH, wc);
+		done += n;
+		while (n--)
+			outstanding[which_qp(wc[n].qp_num)]--;
 	}
 	if (received)
 		get(fd, &answer, sizeof(answer));
