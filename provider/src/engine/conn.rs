@@ -636,12 +636,14 @@ impl Conn {
     /// The timer has gone off; gives when it next does.
     pub(super) fn on_timer(self: &Arc<Self>, now: Tick) -> Option<Tick> {
         let mut inner = self.lock();
-        inner.timer?;
-        inner.timer = inner.engine.on_tick(now);
-        if inner.engine.has_failed() {
-            self.flush(&mut inner);
+        if inner.timer.is_some() {
+            inner.timer = inner.engine.on_tick(now);
+            if inner.engine.has_failed() {
+                self.flush(&mut inner);
+            }
         }
-        inner.timer
+        let lane = self.on_lane_timer(&mut inner);
+        inner.timer.into_iter().chain(lane).min()
     }
 
     pub(super) fn mark_listed(&self) -> bool {

@@ -67,6 +67,8 @@ pub(super) struct LaneIn {
     /// Bytes read of it.
     read: u64,
     early: Early,
+    /// Epoll does not tell of what comes.
+    deaf: bool,
 }
 
 /// What has come before a frame has announced it.
@@ -98,10 +100,11 @@ const KEYS: usize = 4096;
 /// twice as long, and so on up to this.
 const AGAIN_LAST: Tick = 64_000_000_000;
 /// What comes on a lane before a frame has announced it may wait so long for that, at least and at most: the frame's stream
-/// has a path and retransmissions of its own. It is seen all the while, as epoll tells of it again and again: if it was not
-/// seen for `EARLY_GAP`, it was read, or this process was stopped.
+/// has a path and retransmissions of its own. It is seen all the while, first as epoll tells of it again and again, then by
+/// a timer: if it was not seen for `EARLY_GAP`, it was read, or this process was stopped.
 const EARLY_TIME: RangeInclusive<Tick> = 5_000_000_000..=40_000_000_000;
 const EARLY_GAP: Tick = 500_000_000;
+const EARLY_BY_EPOLL: Tick = 1_000_000;
 
 /// As long as a QP with this budget would wait for its peer otherwise.
 fn early_time(retry: Option<Tick>) -> Tick {
@@ -394,25 +397,45 @@ impl Conn {
                     tracing::warn!(qpn = self.qpn, error = %e, "a lane that has ended is still waited for");
                 }
             }
-            Ending::Open => self.mind_early(inner),
+            Ending::Open => {
+                self.mind_early(inner);
+            }
         }
     }
 
     /// The lane has something to read: if no frame has announced it, the peer has to do so in time, for what is not read
-    /// takes memory of the queue.
-    fn mind_early(self: &Arc<Self>, inner: &mut Inner) {
-        let Some(link) = inner.link.as_mut().filter(|link| !link.inbox.waits_for_lane()) else { return };
-        let Some(lane) = link.lane_in.as_mut().filter(|lane| lane.is_ready()) else { return };
+    /// takes memory of the queue. Gives when to look again, if epoll does not tell.
+    fn mind_early(self: &Arc<Self>, inner: &mut Inner) -> Option<Tick> {
+        let link = inner.link.as_mut().filter(|link| !link.inbox.waits_for_lane())?;
+        // Of one that has failed all is read, and dropped.
+        let lane = link.lane_in.as_mut().filter(|lane| lane.is_ready() && !inner.engine.has_failed())?;
         let now = time::now();
         if now > lane.early.seen + EARLY_GAP {
             let waiting = lane.stream.as_ref().map_or(0, |stream| stream.unread());
             lane.early = Early { since: now, seen: now, until: lane.read + waiting as u64 };
         }
         lane.early.seen = now;
-        if now > lane.early.since + early_time(inner.engine.retry_budget()) && !inner.engine.has_failed() {
+        if now > lane.early.since + early_time(inner.engine.retry_budget()) {
+            lane.set_deaf(false, self.progress.epoll(), self.lane_token(LANE_IN));
             self.break_off(inner, "sends on a lane what no frame announces");
             self.flush(inner);
+            return None;
         }
+        if now < lane.early.since + EARLY_BY_EPOLL {
+            return None;
+        }
+        let again = now + EARLY_GAP / 2;
+        if !lane.deaf {
+            lane.set_deaf(true, self.progress.epoll(), self.lane_token(LANE_IN));
+            self.progress.start_timer(again, self);
+        }
+        Some(again)
+    }
+
+    /// The timer has gone off; gives when it is to again.
+    pub(super) fn on_lane_timer(self: &Arc<Self>, inner: &mut Inner) -> Option<Tick> {
+        inner.link.as_ref()?.lane_in.as_ref().filter(|lane| lane.deaf)?;
+        self.mind_early(inner)
     }
 
     /// Something happened on the lane to the peer that another has taken the place of.
@@ -507,6 +530,7 @@ impl Conn {
         let Some((stream, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
             return Ok(Received::End);
         };
+        lane.set_deaf(false, self.progress.epoll(), self.lane_token(LANE_IN));
         let owed = std::mem::take(&mut lane.owed);
         let n = match stream.receive(&owed, landing, left, &mut traffic.token_returns) {
             Ok(0) => return Ok(Received::End),
@@ -596,7 +620,18 @@ impl LaneIn {
             again: (time::now() + PAUSE, 2 * PAUSE),
             read: 0,
             early: Early::default(),
+            deaf: false,
         })
+    }
+
+    /// Whether epoll tells of what comes; of what breaks it, it always does.
+    fn set_deaf(&mut self, deaf: bool, epoll: &Epoll, token: u64) {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.deaf != deaf) else { return };
+        let interest = if deaf { Interest::NONE } else { Interest::READ_OR_END };
+        match epoll.modify(stream.as_fd(), token, interest) {
+            Ok(()) => self.deaf = deaf,
+            Err(e) => tracing::warn!(error = %e, "a lane is waited for as before"),
+        }
     }
 
     /// Reads once what it brings for nobody.

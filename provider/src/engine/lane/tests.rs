@@ -114,6 +114,32 @@ fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_s
 }
 
 #[test]
+fn epoll_does_not_tell_for_long_of_what_no_frame_has_announced_yet() {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(1);
+    let region = memory.register(end.pd.id());
+    let _broker = queue(&end, &memory);
+    peer.say(write(0, region.key(), 1), &[1]);
+    peer.expect(Op::LaneOffer);
+    let (there, here) = socket::pair().unwrap();
+    let lane_in = |look: &mut dyn FnMut(&mut LaneIn) -> bool| {
+        end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()).is_some_and(look)
+    };
+    let mut here = Some(here);
+    assert!(lane_in(&mut |lane| {
+        lane.stream = here.take().and_then(|here| lane.receiver.intake(here).ok());
+        lane.state = In::Ready;
+        let (epoll, token) = (end.conn.progress.epoll(), end.conn.lane_token(LANE_IN));
+        lane.stream.as_ref().is_some_and(|stream| epoll.add(stream.as_fd(), token, Interest::READ_OR_END).is_ok())
+    }));
+    socket::send(there.as_fd(), &[7]).unwrap();
+    until("silence", || lane_in(&mut |lane| lane.deaf));
+    peer.say(Frame { lane: LANE, ..write(0, region.key(), 1) }, &[]);
+    until("the byte", || lane_in(&mut |lane| !lane.deaf && lane.read == 1));
+    assert_eq!(memory.bytes()[0], 7);
+}
+
+#[test]
 fn what_a_peer_that_does_not_read_is_to_hear_of_lanes_is_bounded() {
     let (end, mut peer) = connected();
     let memory = Memory::new(1);
