@@ -10,7 +10,8 @@ use crate::turns::Turns;
 
 /// An RX queue that is bound to a dma-buf, and the rules that steer a TCP port to it.
 ///
-/// Dropped, it deletes the rules, and then frees the queue.
+/// Dropped, it deletes the rules, and then frees the queue, if it is bound by this and not by somebody else
+/// ([`Lease::take_by`]).
 #[derive(Debug)]
 pub struct Lease {
     ifindex: u32,
@@ -18,7 +19,7 @@ pub struct Lease {
     binding: u32,
     ethtool: Ethtool,
     rules: Vec<Rule>,
-    /// The binding lives as long as this.
+    /// A binding made by it lives as long as it.
     netdev: Netdev,
 }
 

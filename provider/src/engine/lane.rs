@@ -547,7 +547,11 @@ impl Conn {
         if lane.read >= lane.early.until {
             lane.early = Early::default();
         }
-        link.stream.set_deaf(false, self.progress.epoll(), self.token())?;
+        let heard = link.stream.set_deaf(false, self.progress.epoll(), self.token());
+        if heard.is_err() {
+            std::mem::swap(&mut lane.owed, &mut landing.pieces);
+        }
+        heard?;
         engine.on_moved();
         traffic.received += n as u64;
         traffic.lane_receives += 1;

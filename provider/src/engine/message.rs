@@ -47,8 +47,7 @@ struct Message {
 #[derive(Debug)]
 struct Held {
     receiver: Arc<Receiver>,
-    /// The lane by which it came: only through it can the memory be given back, and the kernel takes all that is left
-    /// when it is closed.
+    /// The lane by which it came: only through it can the memory be given back.
     lane: Arc<dyn Intake>,
     pieces: Vec<Piece>,
 }

@@ -19,6 +19,7 @@ pub mod time;
 pub(crate) mod uring;
 pub(crate) mod zcrx;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -64,6 +65,16 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// The same for calls that give a size.
 fn check_size(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// The kernel's release, as uname(2) tells it.
+pub(crate) fn release() -> String {
+    // SAFETY: the structure is of plain bytes.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `names` is writable.
+    unsafe { libc::uname(&raw mut names) };
+    // SAFETY: the kernel has ended it by a zero, as it was before.
+    unsafe { CStr::from_ptr(names.release.as_ptr()) }.to_string_lossy().into_owned()
 }
 
 /// Whether this program runs with more rights than its user has; getauxval(3).

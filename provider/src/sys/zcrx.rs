@@ -61,7 +61,11 @@ struct Given {
 
 /// io_uring/zcrx.c: at most so many.
 const REFILLS: u32 = 32 << 10;
-const REQUESTS: u32 = 64;
+const REQUESTS: u32 = 1024;
+/// How often a request that there is no room for is tried.
+const TRIES: u32 = 100;
+/// The token of what cancels others.
+const CANCEL: u64 = u64::MAX;
 const COMPLETIONS: u32 = 4096;
 /// linux/io_uring/zcrx.h
 const AREA_DMABUF: u32 = 1;
@@ -73,8 +77,8 @@ impl Ring {
     /// until that is dropped, and a moment longer.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_ADMIN in the first user namespace; `EINVAL` on a kernel before 6.16, or one that knows of no
-    /// such pieces.
+    /// `EPERM` without CAP_NET_ADMIN in the first user namespace; `ENOSYS` before Linux 7.3, where a request may stop short
+    /// without a completion that says so; `EINVAL` from a NIC that knows of no such pieces.
     pub(crate) fn open(
         ifindex: u32,
         queue: u32,
@@ -82,6 +86,9 @@ impl Ring {
         len: u64,
         page_size: u32,
     ) -> io::Result<(Ring, Refill)> {
+        if !is_recent(&super::release()) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
         let ring = IoUring::builder()
             .dontfork()
             .setup_r_disabled()
@@ -115,8 +122,8 @@ impl Ring {
             ..Default::default()
         };
         let fd = ring.get().as_raw_fd();
-        // SAFETY: the three structures are what the call takes, and fills; `shared` is as long as it says, and stays mapped
-        // as long as the ring lives, for the kernel has pinned its pages.
+        // SAFETY: the three structures are what the call takes, and fills; `shared` is as long as it says, and its pages
+        // are the kernel's for as long as the ring lives, wherever they are mapped.
         check_size(unsafe { libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_ZCRX, &raw mut zcrx, 1) } as isize)?;
         let offsets = Offsets {
             head: zcrx.offsets.head.into(),
@@ -153,12 +160,24 @@ impl Ring {
         self.push(&entry.user_data(token))
     }
 
+    /// Asks for no more of what has `token`: the request ends with `ECANCELED`, if it has not ended yet.
+    ///
+    /// # Errors
+    /// As of [`Ring::ask`].
+    pub(crate) fn cancel(&mut self, token: u64) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(token).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry.user_data(CANCEL))
+    }
+
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: what is asked for has no memory of this process.
-        while unsafe { self.ring.get_mut().submission().push(entry) }.is_err() {
-            self.ring.get().submit()?;
+        for _ in 0..TRIES {
+            // SAFETY: what is asked for has no memory of this process.
+            if unsafe { self.ring.get_mut().submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.ring.get().submit().map(drop).or_else(passing)?;
         }
-        Ok(())
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
     /// Waits until something has come of what was asked for.
@@ -166,12 +185,7 @@ impl Ring {
     /// # Errors
     /// The ring is of no use any more, as after a program has closed all descriptors.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
-        match self.ring.get().submit_and_wait(1) {
-            Ok(_) => Ok(()),
-            // The completions are to be looked at first, or it is to be asked again.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
-            Err(e) => Err(e),
-        }
+        self.ring.get().submit_and_wait(1).map(drop).or_else(passing)
     }
 
     /// What has come.
@@ -187,6 +201,17 @@ impl Ring {
         };
         self.ring.get_mut().completion().map(completion).collect()
     }
+}
+
+/// Whether a kernel of this release is one of 7.3 or later.
+fn is_recent(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(7), Some(3))
+}
+
+/// Not an error where the completions are to be looked at first, or it is to be asked again.
+fn passing(e: io::Error) -> io::Result<()> {
+    if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) { Ok(()) } else { Err(e) }
 }
 
 impl std::fmt::Debug for Ring {
@@ -252,6 +277,13 @@ impl Refill {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_told_apart_by_their_release() {
+        let recent = ["7.3.4+deb13-amd64", "7.10.0", "8.0-rc1"].map(is_recent);
+        let old = ["7.2.9", "6.12.57+deb13-amd64", "7", ""].map(is_recent);
+        assert_eq!((recent, old), ([true; 3], [false; 4]));
+    }
 
     #[test]
     fn what_there_is_no_room_for_goes_back_later() {

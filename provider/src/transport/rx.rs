@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use dmverbs_netdev::broker::{Loan, NoLoan};
 use dmverbs_netdev::{Ethtool, LARGE, Lease, Protocol, Turns, Vacancy, bind_to_interface};
@@ -20,7 +21,7 @@ use crate::mem::{Device, Kind};
 use crate::sys::fork::Unshared;
 use crate::sys::socket::{self, Socket};
 use crate::sys::uring::Uring;
-use crate::sys::zcrx::{Refill, Ring};
+use crate::sys::zcrx::Ring;
 
 /// A queue of an interface, bound to memory of a device, and the TCP port from which payload is steered there.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl Receiver {
         steered: Option<u16>,
         left: Option<&Receiver>,
     ) -> Result<Receiver, Box<dyn Error + Send + Sync>> {
-        let vacancy = Vacancy::find(ifindex)?;
+        let vacancy = vacancy(ifindex, devmem == Devmem::Zcrx)?;
         let memory = device.sibling(BOUND)?;
         let dmabuf = memory.dmabuf().ok_or("the memory has no dma-buf")?;
         let (mut listener, mut port) = match vacancy {
@@ -90,19 +91,17 @@ impl Receiver {
                 }
             }
         };
-        let mut zcrx = None;
+        let mut feeder = None;
         let bind = |queue| {
-            zcrx = (devmem == Devmem::Zcrx).then(|| ring_with(ifindex, queue, dmabuf)).flatten();
-            zcrx.as_ref().map(|_| BINDING)
+            feeder = (devmem == Devmem::Zcrx).then(|| fed(ifindex, queue, dmabuf)).flatten();
+            feeder.as_ref().map(|_| BINDING)
         };
         let protocols = &[Protocol::Tcp4, Protocol::Tcp6];
         let mut engine = RxEngine::RecvMsg;
         let taken = Lease::take_by(&Turns::open(), ifindex, dmabuf, port, protocols, bind);
         let (binding, hold) = match taken {
             Ok(lease) => {
-                if let Some((ring, refill)) = zcrx {
-                    engine = RxEngine::Zcrx(Feeder::start(ring, refill)?);
-                }
+                engine = feeder.map_or(engine, RxEngine::Zcrx);
                 (lease.binding(), Hold::Own { lease: Unshared::new(lease) })
             }
             Err(denied) if denied.is_denied() => {
@@ -153,7 +152,7 @@ impl Receiver {
     /// Whether the queue is still ours.
     pub(crate) fn is_live(&self) -> bool {
         match &*self.hold.lock() {
-            Some(Hold::Own { .. }) => true,
+            Some(Hold::Own { .. }) => !matches!(&self.engine, RxEngine::Zcrx(feeder) if !feeder.is_live()),
             Some(Hold::Lent { broker }) => socket::is_open(broker.as_fd()),
             None => false,
         }
@@ -288,11 +287,25 @@ fn ring() -> Option<Arc<Mutex<Uring>>> {
     Some(Arc::new(Mutex::new(ring.ok()?)))
 }
 
-/// A ring that has the queue, if this kernel and NIC can, and we may.
-fn ring_with(ifindex: u32, queue: u32, dmabuf: BorrowedFd<'_>) -> Option<(Ring, Refill)> {
+/// Has io_uring have the queue, if this kernel and NIC can, and we may.
+fn fed(ifindex: u32, queue: u32, dmabuf: BorrowedFd<'_>) -> Option<Feeder> {
     let open = |page_size| Ring::open(ifindex, queue, dmabuf, BOUND, page_size);
-    let ring = open(LARGE).or_else(|_| open(0));
-    ring.inspect_err(|e| tracing::warn!(error = %e, "no zero-copy receive: lanes are read by recvmsg")).ok()
+    let feeder = Feeder::start(|| open(LARGE).or_else(|_| open(0)));
+    feeder.inspect_err(|e| tracing::warn!(error = %e, "no zero-copy receive: lanes are read by recvmsg")).ok()
+}
+
+/// What the interface has. A queue that io_uring had is free a moment after its process has ended: `patient` is who may come
+/// that soon.
+fn vacancy(ifindex: u32, patient: bool) -> Result<Vacancy, dmverbs_netdev::Error> {
+    const TRIES: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 0..if patient { TRIES } else { 0 } {
+        match Vacancy::find(ifindex) {
+            Err(e) if e.errno() == libc::EBUSY => std::thread::sleep(PAUSE),
+            found => return found,
+        }
+    }
+    Vacancy::find(ifindex)
 }
 
 /// Why a queue cannot be taken, and why none is lent.

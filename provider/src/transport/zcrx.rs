@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
@@ -18,10 +18,14 @@ use crate::sys::socket::{self, Socket};
 use crate::sys::thread;
 use crate::sys::zcrx::{Completion, Refill, Ring};
 
-/// Bytes that are asked for ahead of who reads them: those of all lanes together, and of each at least and at most. What
-/// has been taken from a socket no longer closes the sender's window.
-const AHEAD: usize = 4 << 20;
-const AHEAD_LEAST: usize = 16 << 10;
+/// Bytes that may be asked for at a time and have not come, of all lanes together (half of what is bound), and of each at
+/// least and at most: what has been taken from a socket no longer closes the sender's window. What a lane has brought and
+/// nobody has read yet counts as that.
+const ASKED: usize = 16 << 20;
+const ASKED_LEAST: usize = 64 << 10;
+const ASKED_MOST: usize = 1 << 20;
+/// As much memory is out of use for a piece at least.
+const PIECE_LEAST: usize = 4096;
 /// Of what came in no memory of a device, what is received at a time.
 const HOST: usize = 64 << 10;
 /// The kernel says so often that it has no memory, before it is believed.
@@ -33,7 +37,8 @@ pub(super) struct Feeder(Arc<Feeding>);
 
 #[derive(Debug)]
 struct Feeding {
-    orders: Mutex<Vec<Order>>,
+    /// Nothing once the thread has ended.
+    orders: Mutex<Option<Vec<Order>>>,
     kick: Unshared<EventFd>,
     memory: Memory,
     last: AtomicU64,
@@ -49,32 +54,49 @@ enum Order {
 }
 
 impl Feeder {
-    /// Serves the queue that `ring` has.
+    /// Serves the queue that `open` gives.
     ///
     /// # Errors
-    /// There can be no thread.
-    pub(super) fn start(ring: Ring, refill: Refill) -> io::Result<Feeder> {
+    /// Those of `open`; or there can be no thread.
+    pub(super) fn start(open: impl FnOnce() -> io::Result<(Ring, Refill)>) -> io::Result<Feeder> {
+        let kick = Unshared::new(EventFd::new(false)?);
+        // The queue would not be free at once if there could be no thread for it.
+        let (tell, told) = mpsc::channel::<Server>();
+        thread::spawn("dmverbs zcrx", move || told.iter().for_each(Server::run))?;
+        let (ring, refill) = open()?;
         let feeding = Arc::new(Feeding {
-            orders: Mutex::default(),
-            kick: Unshared::new(EventFd::new(false)?),
+            orders: Mutex::new(Some(Vec::new())),
+            kick,
             memory: Memory { refill, parts: Mutex::default() },
             last: AtomicU64::new(KICK),
         });
-        let lanes = HashMap::new();
-        let mut server = Server { ring, feeding: feeding.clone(), lanes, landing: Landing::new(HOST) };
-        thread::spawn("dmverbs zcrx", move || server.run())?;
+        let server = Server {
+            ring,
+            feeding: feeding.clone(),
+            lanes: HashMap::new(),
+            landing: Landing::new(HOST),
+            orders: VecDeque::new(),
+        };
+        tell.send(server).map_err(io::Error::other)?;
         Ok(Feeder(feeding))
+    }
+
+    /// Whether the queue is served.
+    pub(super) fn is_live(&self) -> bool {
+        self.0.orders.lock().is_some()
     }
 
     /// The receiving end of a lane of this queue.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// No descriptor is left, or the queue is not served any more.
     pub(super) fn feed(&self, socket: Socket) -> io::Result<Fed> {
         let feed = Arc::new(Feed { ready: Unshared::new(EventFd::new(false)?), arrived: Mutex::default() });
         // Relaxed: the number stands for nothing but itself.
         let id = self.0.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.0.order(Order::Begin(id, socket, feed.clone()));
+        if !self.0.order(Order::Begin(id, socket, feed.clone())) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(Fed { id, feed, feeding: self.0.clone() })
     }
 }
@@ -86,9 +108,13 @@ impl Drop for Feeder {
 }
 
 impl Feeding {
-    fn order(&self, order: Order) {
-        self.orders.lock().push(order);
+    /// False if there is nobody to do it.
+    fn order(&self, order: Order) -> bool {
+        let mut orders = self.orders.lock();
+        let Some(orders) = &mut *orders else { return false };
+        orders.push(order);
         self.kick.get().add(1);
+        true
     }
 }
 
@@ -106,11 +132,13 @@ struct Arrived {
     /// Those of pieces in host memory.
     host: VecDeque<u8>,
     bytes: usize,
+    /// As much memory is out of use for them.
+    weight: usize,
     /// How it ended: with an error, or in order.
     end: Option<Option<i32>>,
     told: bool,
-    /// The thread asks for no more until this is all that is there.
-    paused: Option<usize>,
+    /// The thread asks for no more until the reader has caught up.
+    paused: bool,
     /// Nobody reads it.
     closed: bool,
 }
@@ -121,6 +149,11 @@ struct News {
     pieces: Vec<Piece>,
     host: Vec<u8>,
     end: Option<Option<i32>>,
+}
+
+/// Memory that is out of use for a piece.
+fn weight(piece: &Piece) -> usize {
+    piece.len().max(PIECE_LEAST)
 }
 
 impl Feed {
@@ -135,6 +168,7 @@ impl Feed {
             return None;
         }
         arrived.bytes += pieces.iter().map(Piece::len).sum::<usize>();
+        arrived.weight += pieces.iter().map(weight).sum::<usize>();
         arrived.pieces.extend(pieces);
         arrived.host.extend(host);
         arrived.end = arrived.end.or(end);
@@ -254,8 +288,10 @@ impl Intake for Fed {
         while n < room
             && let Some(piece) = arrived.pieces.pop_front()
         {
+            arrived.weight -= weight(&piece);
             let (piece, rest) = self.feeding.memory.split(piece, room - n);
             if let Some(rest) = rest {
+                arrived.weight += weight(&rest);
                 arrived.pieces.push_front(rest);
             }
             if let Piece::Host { len } = piece {
@@ -270,8 +306,7 @@ impl Intake for Fed {
         if arrived.bytes == 0 && arrived.end.is_none() && std::mem::take(&mut arrived.told) {
             self.feed.ready.get().try_take();
         }
-        let bytes = arrived.bytes;
-        if arrived.paused.take_if(|least| bytes <= *least).is_some() {
+        if arrived.weight <= ASKED_MOST / 4 && std::mem::take(&mut arrived.paused) {
             self.feeding.order(Order::GoOn(self.id));
         }
         match arrived.end {
@@ -293,7 +328,7 @@ impl Intake for Fed {
             return;
         }
         let pieces = std::mem::take(&mut arrived.pieces);
-        (arrived.host, arrived.bytes) = (VecDeque::new(), 0);
+        (arrived.host, arrived.bytes, arrived.weight) = (VecDeque::new(), 0, 0);
         drop(arrived);
         self.feeding.memory.give_back(pieces);
         self.feeding.order(Order::End(self.id));
@@ -312,6 +347,8 @@ struct Server {
     feeding: Arc<Feeding>,
     lanes: HashMap<u64, Lane>,
     landing: Landing,
+    /// What it has been told to do, and has not done yet.
+    orders: VecDeque<Order>,
 }
 
 #[derive(Debug)]
@@ -319,8 +356,9 @@ struct Lane {
     /// Open until no request is about it.
     socket: Socket,
     feed: Arc<Feed>,
-    /// A request is out, and bytes that it has asked for and that have not come.
+    /// A request is out, which may have been cancelled, and bytes that it has asked for and that have not come.
     out: bool,
+    cancelled: bool,
     asked: u32,
     /// How often there was no memory since something came.
     fruitless: u32,
@@ -329,12 +367,17 @@ struct Lane {
 }
 
 impl Server {
-    fn run(&mut self) {
+    fn run(mut self) {
         if let Err(e) = self.serve() {
             tracing::error!(error = %e, "io_uring hands over nothing any more");
         }
-        for (_, lane) in self.lanes.drain() {
-            lane.feed.tell(News { end: Some(Some(libc::ECONNABORTED)), ..News::default() });
+        let left = self.feeding.orders.lock().take();
+        let begun = self.orders.into_iter().chain(left.into_iter().flatten()).filter_map(|order| match order {
+            Order::Begin(_, _, feed) => Some(feed),
+            _ => None,
+        });
+        for feed in self.lanes.into_values().map(|lane| lane.feed).chain(begun) {
+            feed.tell(News { end: Some(Some(libc::ECONNABORTED)), ..News::default() });
         }
     }
 
@@ -345,7 +388,8 @@ impl Server {
         let mut heard: Vec<u64> = Vec::new();
         loop {
             self.ring.wait()?;
-            let mut orders = Vec::new();
+            // What there was no room for.
+            self.feeding.memory.refill.give_back([]);
             for completion in self.ring.completions() {
                 if completion.token != KICK {
                     if heard.last() != Some(&completion.token) {
@@ -358,14 +402,13 @@ impl Server {
                     self.ring.watch(self.feeding.kick.get(), KICK)?;
                 }
                 self.feeding.kick.get().try_take();
-                orders.append(&mut self.feeding.orders.lock());
+                self.orders.extend(self.feeding.orders.lock().iter_mut().flat_map(|orders| orders.drain(..)));
             }
             heard.drain(..).try_for_each(|id| self.pass_on(id))?;
-            for order in orders {
+            while let Some(order) = self.orders.pop_front() {
                 match order {
                     Order::Begin(id, socket, feed) => {
-                        let news = News::default();
-                        self.lanes.insert(id, Lane { socket, feed, out: false, asked: 0, fruitless: 0, news });
+                        self.lanes.insert(id, Lane::new(socket, feed));
                         self.go_on(id)?;
                     }
                     Order::GoOn(id) => self.go_on(id)?,
@@ -378,19 +421,19 @@ impl Server {
 
     /// Asks for more of a lane, unless enough waits for its reader.
     fn go_on(&mut self, id: u64) -> io::Result<()> {
-        let ahead = (AHEAD / self.lanes.len().max(1)).max(AHEAD_LEAST);
+        let asked = self.lanes.values().map(|lane| lane.asked as usize).sum();
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.out) else { return Ok(()) };
         let mut arrived = lane.feed.arrived.lock();
         if arrived.end.is_some() {
             return Ok(());
         }
-        if arrived.bytes >= ahead {
-            arrived.paused = Some(ahead / 2);
+        let Some(more) = may_ask(asked, arrived.weight) else {
+            arrived.paused = true;
             return Ok(());
-        }
+        };
         drop(arrived);
-        self.ring.ask(lane.socket.as_fd(), ahead as u32, id)?;
-        (lane.out, lane.asked) = (true, ahead as u32);
+        self.ring.ask(lane.socket.as_fd(), more, id)?;
+        (lane.out, lane.cancelled, lane.asked) = (true, false, more);
         Ok(())
     }
 
@@ -407,7 +450,6 @@ impl Server {
 
     fn hear(&mut self, Completion { token, result, at, more }: Completion) {
         let Some(lane) = self.lanes.get_mut(&token) else { return };
-        lane.out &= more;
         let news = &mut lane.news;
         match result {
             Ok(0) if lane.asked > 0 => news.end = Some(None),
@@ -426,9 +468,12 @@ impl Server {
                     news.host.extend_from_slice(&self.landing.bytes()[..len]);
                 }
             }
-            // There was no room for the completion.
-            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {}
+            // There was no room for the completion, or enough has come.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::ECANCELED)) => {}
             Err(e) => news.end = Some(Some(e.raw_os_error().unwrap_or(libc::EIO))),
+        }
+        if !more {
+            (lane.out, lane.asked) = (false, 0);
         }
     }
 
@@ -442,8 +487,30 @@ impl Server {
             }
             return Ok(());
         }
-        self.go_on(id)
+        if !lane.out {
+            return self.go_on(id);
+        }
+        // Of small pieces a request brings more than was thought of.
+        if !lane.cancelled && lane.feed.arrived.lock().weight > 2 * ASKED_MOST {
+            lane.cancelled = true;
+            self.ring.cancel(id)?;
+        }
+        Ok(())
     }
+}
+
+impl Lane {
+    fn new(socket: Socket, feed: Arc<Feed>) -> Lane {
+        Lane { socket, feed, out: false, cancelled: false, asked: 0, fruitless: 0, news: News::default() }
+    }
+}
+
+/// How much of a lane is asked for if so much is of all, and so much of it waits for its reader; nothing if that is enough.
+fn may_ask(asked: usize, waiting: usize) -> Option<u32> {
+    if waiting > ASKED_MOST / 2 {
+        return None;
+    }
+    Some((ASKED_MOST - waiting).min(ASKED.saturating_sub(asked)).max(ASKED_LEAST) as u32)
 }
 
 /// The token of what the thread is woken by.
@@ -460,7 +527,7 @@ mod tests {
     /// A lane of no queue, and no thread.
     fn lane() -> Fed {
         let feeding = Feeding {
-            orders: Mutex::default(),
+            orders: Mutex::new(Some(Vec::new())),
             kick: Unshared::new(EventFd::new(false).unwrap()),
             memory: Memory { refill: Refill::of_no_queue(), parts: Mutex::default() },
             last: AtomicU64::new(KICK),
@@ -565,21 +632,44 @@ mod tests {
         let pieces = vec![lane.feeding.memory.take(8, 8)];
         let left = lane.feed.tell(News { pieces: pieces.clone(), ..News::default() });
         assert_eq!(left, Some(pieces));
-        let orders = lane.feeding.orders.lock();
+        let orders = lane.feeding.orders.lock().take().unwrap();
         assert!(matches!(orders[..], [Order::Begin(1, ..), Order::Stop, Order::End(1)]));
     }
 
     #[test]
     fn more_is_asked_for_when_the_reader_has_caught_up() {
         let lane = lane();
-        let mut landing = Landing::new(64);
-        bring(&lane, 0, 32);
-        lane.feed.arrived.lock().paused = Some(8);
-        let goes_on = || lane.feeding.orders.lock().iter().filter(|order| matches!(order, Order::GoOn(1))).count();
-        assert_eq!(receive(&lane, &mut landing, 23).unwrap(), 23);
+        let mut landing = Landing::new(ASKED_MOST);
+        (0..ASKED_MOST / 4 + 2 * PIECE_LEAST).step_by(PIECE_LEAST).for_each(|at| bring(&lane, at as u64, 8));
+        lane.feed.arrived.lock().paused = true;
+        let goes_on = || {
+            let orders = lane.feeding.orders.lock();
+            orders.as_ref().unwrap().iter().filter(|order| matches!(order, Order::GoOn(1))).count()
+        };
+        assert_eq!(receive(&lane, &mut landing, 15).unwrap(), 15);
         assert_eq!(goes_on(), 0);
         assert_eq!(receive(&lane, &mut landing, 1).unwrap(), 1);
-        assert_eq!(receive(&lane, &mut landing, 1).unwrap(), 1);
-        assert_eq!(goes_on(), 1);
+        assert_eq!(receive(&lane, &mut landing, ASKED_MOST).unwrap(), ASKED_MOST / 4 / PIECE_LEAST * 8);
+        assert_eq!((goes_on(), lane.feed.arrived.lock().weight), (1, 0));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_bounded_but_each_lane_goes_on() {
+        assert_eq!(may_ask(0, 0), Some(1 << 20));
+        assert_eq!(may_ask(0, 256 << 10), Some(768 << 10));
+        assert_eq!(may_ask(0, (512 << 10) + 1), None);
+        assert_eq!(may_ask((16 << 20) - (100 << 10), 0), Some(100 << 10));
+        assert_eq!(may_ask(40 << 20, 0), Some(64 << 10));
+    }
+
+    #[test]
+    fn when_nobody_serves_the_queue_there_are_no_new_lanes() {
+        let lane = lane();
+        let feeder = Feeder(lane.feeding.clone());
+        assert!(feeder.is_live());
+        lane.feeding.orders.lock().take();
+        assert!(!feeder.is_live());
+        let (socket, _) = socket::pair().unwrap();
+        assert_eq!(feeder.feed(socket).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
