@@ -416,7 +416,6 @@ impl Conn {
         }
         lane.early.seen = now;
         if now > lane.early.since + early_time(inner.engine.retry_budget()) {
-            lane.set_deaf(false, self.progress.epoll(), self.lane_token(LANE_IN));
             self.break_off(inner, "sends on a lane what no frame announces");
             self.flush(inner);
             return None;
@@ -435,7 +434,18 @@ impl Conn {
     /// The timer has gone off; gives when it is to again.
     pub(super) fn on_lane_timer(self: &Arc<Self>, inner: &mut Inner) -> Option<Tick> {
         inner.link.as_ref()?.lane_in.as_ref().filter(|lane| lane.deaf)?;
-        self.mind_early(inner)
+        let again = self.mind_early(inner);
+        if again.is_none() {
+            self.hear_lane(inner);
+        }
+        again
+    }
+
+    /// Epoll tells of what the lane from the peer brings.
+    pub(super) fn hear_lane(&self, inner: &mut Inner) {
+        if let Some(lane) = inner.link.as_mut().and_then(|link| link.lane_in.as_mut()) {
+            lane.set_deaf(false, self.progress.epoll(), self.lane_token(LANE_IN));
+        }
     }
 
     /// Something happened on the lane to the peer that another has taken the place of.
@@ -530,7 +540,6 @@ impl Conn {
         let Some((stream, lane)) = link.lane_in.as_mut().and_then(|lane| Some((lane.stream.clone()?, lane))) else {
             return Ok(Received::End);
         };
-        lane.set_deaf(false, self.progress.epoll(), self.lane_token(LANE_IN));
         let owed = std::mem::take(&mut lane.owed);
         let n = match stream.receive(&owed, landing, left, &mut traffic.token_returns) {
             Ok(0) => return Ok(Received::End),

@@ -344,6 +344,9 @@ impl Conn {
                     link.inbox.large = !by_lane && frame.len as usize > DIRECT_MIN;
                     link.inbox.placing = Some(Placing { to, done: 0, left: frame.len, by_lane, invalidates });
                 }
+                if by_lane {
+                    self.hear_lane(inner);
+                }
                 if frame.len == 0 {
                     self.advance(inner, 0);
                 }

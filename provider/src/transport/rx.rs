@@ -47,6 +47,16 @@ enum RxEngine {
     Zcrx(Feeder),
 }
 
+impl RxEngine {
+    /// Whether somebody reads, if that is not up to the lanes.
+    fn is_live(&self) -> bool {
+        match self {
+            RxEngine::RecvMsg | RxEngine::IoUring(_) => true,
+            RxEngine::Zcrx(feeder) => feeder.is_live(),
+        }
+    }
+}
+
 /// What the queue is ours by.
 #[derive(Debug)]
 enum Hold {
@@ -152,18 +162,18 @@ impl Receiver {
     /// Whether the queue is still ours.
     pub(crate) fn is_live(&self) -> bool {
         match &*self.hold.lock() {
-            Some(Hold::Own { .. }) => !matches!(&self.engine, RxEngine::Zcrx(feeder) if !feeder.is_live()),
+            Some(Hold::Own { .. }) => self.engine.is_live(),
             Some(Hold::Lent { broker }) => socket::is_open(broker.as_fd()),
             None => false,
         }
     }
 
-    /// Whether it is for memory of `kind`, and the interface is gone. (What is our own knows in which network namespace.)
+    /// Whether it is for memory of `kind`, and the interface, or who read its lanes, is gone. (What is our own knows in which network namespace.)
     pub(crate) fn is_left(&self, kind: Kind) -> bool {
         let is_gone = || Ethtool::open().is_ok_and(|ethtool| ethtool.ifname(self.ifindex).is_err());
         self.kind == kind
             && match &*self.hold.lock() {
-                Some(Hold::Own { lease }) => !lease.get().is_there(),
+                Some(Hold::Own { lease }) => !lease.get().is_there() || !self.engine.is_live(),
                 Some(Hold::Lent { broker }) => !socket::is_open(broker.as_fd()) && is_gone(),
                 None => true,
             }

@@ -18,9 +18,9 @@ use crate::sys::socket::{self, Socket};
 use crate::sys::thread;
 use crate::sys::zcrx::{Completion, Refill, Ring};
 
-/// Bytes that may be asked for at a time and have not come, of all lanes together (half of what is bound), and of each at
-/// least and at most: what has been taken from a socket no longer closes the sender's window. What a lane has brought and
-/// nobody has read yet counts as that.
+/// What of all lanes together may be asked for, or wait for its readers (half of what is bound), and of each at least and at
+/// most: what has been taken from a socket no longer closes the sender's window. A request that is out already is not made
+/// smaller for lanes that come later.
 const ASKED: usize = 16 << 20;
 const ASKED_LEAST: usize = 64 << 10;
 const ASKED_MOST: usize = 1 << 20;
@@ -421,13 +421,14 @@ impl Server {
 
     /// Asks for more of a lane, unless enough waits for its reader.
     fn go_on(&mut self, id: u64) -> io::Result<()> {
-        let asked = self.lanes.values().map(|lane| lane.asked as usize).sum();
+        let waiting = self.lanes.values().map(|lane| lane.feed.arrived.lock().weight).sum();
+        let lanes = self.lanes.len();
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.out) else { return Ok(()) };
         let mut arrived = lane.feed.arrived.lock();
         if arrived.end.is_some() {
             return Ok(());
         }
-        let Some(more) = may_ask(asked, arrived.weight) else {
+        let Some(more) = may_ask(lanes, waiting, arrived.weight) else {
             arrived.paused = true;
             return Ok(());
         };
@@ -505,12 +506,14 @@ impl Lane {
     }
 }
 
-/// How much of a lane is asked for if so much is of all, and so much of it waits for its reader; nothing if that is enough.
-fn may_ask(asked: usize, waiting: usize) -> Option<u32> {
-    if waiting > ASKED_MOST / 2 {
+/// How much of one of so many lanes is asked for, if so much of all waits for its readers, and so much of this; nothing if
+/// that is enough.
+fn may_ask(lanes: usize, of_all: usize, of_this: usize) -> Option<u32> {
+    if of_this > ASKED_MOST / 2 {
         return None;
     }
-    Some((ASKED_MOST - waiting).min(ASKED.saturating_sub(asked)).max(ASKED_LEAST) as u32)
+    let share = (ASKED.saturating_sub(of_all) / lanes.max(1)).min(ASKED_MOST);
+    Some(share.saturating_sub(of_this).max(ASKED_LEAST) as u32)
 }
 
 /// The token of what the thread is woken by.
@@ -655,11 +658,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_bounded_but_each_lane_goes_on() {
-        assert_eq!(may_ask(0, 0), Some(1 << 20));
-        assert_eq!(may_ask(0, 256 << 10), Some(768 << 10));
-        assert_eq!(may_ask(0, (512 << 10) + 1), None);
-        assert_eq!(may_ask((16 << 20) - (100 << 10), 0), Some(100 << 10));
-        assert_eq!(may_ask(40 << 20, 0), Some(64 << 10));
+        assert_eq!(may_ask(1, 0, 0), Some(1 << 20));
+        assert_eq!(may_ask(1, 256 << 10, 256 << 10), Some(768 << 10));
+        assert_eq!(may_ask(1, (512 << 10) + 1, (512 << 10) + 1), None);
+        assert_eq!(may_ask(64, 0, 0), Some(256 << 10));
+        assert_eq!(may_ask(64, 8 << 20, 0), Some(128 << 10));
+        assert_eq!(may_ask(64, 40 << 20, 0), Some(64 << 10));
     }
 
     #[test]
