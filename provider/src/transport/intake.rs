@@ -69,10 +69,12 @@ impl Intake for Each {
     }
 
     fn ending(&self, event: &Event) -> Ending {
-        match event {
-            event if event.is_dead() => Ending::Dead,
-            event if event.is_ended() && self.unread() == 0 => Ending::Ended,
-            _ => Ending::Open,
+        if event.is_dead() {
+            Ending::Dead
+        } else if event.is_ended() && self.unread() == 0 {
+            Ending::Ended
+        } else {
+            Ending::Open
         }
     }
 

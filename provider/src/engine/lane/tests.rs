@@ -113,30 +113,55 @@ fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_s
     }
 }
 
+/// A lane to `region`, which is ready, and on which a byte has come that no frame has announced: epoll does not tell of it.
+fn silent_lane(end: &End, peer: &mut Peer, region: &Region) -> Socket {
+    peer.say(write(0, region.key(), 1), &[1]);
+    peer.expect(Op::LaneOffer);
+    let (there, here) = socket::pair().unwrap();
+    let mut here = Some(here);
+    let ready = lane_in(end, |lane| {
+        lane.stream = here.take().and_then(|here| lane.receiver.intake(here).ok());
+        lane.state = In::Ready;
+        let (epoll, token) = (end.conn.progress.epoll(), end.conn.lane_token(LANE_IN));
+        lane.stream.as_ref().is_some_and(|stream| epoll.add(stream.as_fd(), token, Interest::READ_OR_END).is_ok())
+    });
+    assert_eq!(ready, Some(true));
+    socket::send(there.as_fd(), &[7]).unwrap();
+    until("silence", || lane_in(end, |lane| lane.deaf) == Some(true));
+    there
+}
+
+fn lane_in<T>(end: &End, look: impl FnOnce(&mut LaneIn) -> T) -> Option<T> {
+    end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()).map(look)
+}
+
 #[test]
 fn epoll_does_not_tell_for_long_of_what_no_frame_has_announced_yet() {
     let (end, mut peer) = connected();
     let memory = Memory::new(1);
     let region = memory.register(end.pd.id());
     let _broker = queue(&end, &memory);
-    peer.say(write(0, region.key(), 1), &[1]);
-    peer.expect(Op::LaneOffer);
-    let (there, here) = socket::pair().unwrap();
-    let lane_in = |look: &mut dyn FnMut(&mut LaneIn) -> bool| {
-        end.conn.lock().link.as_mut().and_then(|link| link.lane_in.as_mut()).is_some_and(look)
-    };
-    let mut here = Some(here);
-    assert!(lane_in(&mut |lane| {
-        lane.stream = here.take().and_then(|here| lane.receiver.intake(here).ok());
-        lane.state = In::Ready;
-        let (epoll, token) = (end.conn.progress.epoll(), end.conn.lane_token(LANE_IN));
-        lane.stream.as_ref().is_some_and(|stream| epoll.add(stream.as_fd(), token, Interest::READ_OR_END).is_ok())
-    }));
-    socket::send(there.as_fd(), &[7]).unwrap();
-    until("silence", || lane_in(&mut |lane| lane.deaf));
+    let _there = silent_lane(&end, &mut peer, &region);
     peer.say(Frame { lane: LANE, ..write(0, region.key(), 1) }, &[]);
-    until("the byte", || lane_in(&mut |lane| !lane.deaf && lane.read == 1));
+    until("the byte", || lane_in(&end, |lane| !lane.deaf && lane.read == 1) == Some(true));
     assert_eq!(memory.bytes()[0], 7);
+}
+
+#[test]
+fn a_lane_is_heard_again_when_the_queue_pair_has_failed_and_when_nobody_has_looked_for_long() {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(1);
+    let region = memory.register(end.pd.id());
+    let _broker = queue(&end, &memory);
+    let _there = silent_lane(&end, &mut peer, &region);
+    // As if this process had been stopped: silence sets in again.
+    let since = lane_in(&end, |lane| std::mem::take(&mut lane.early).since);
+    let again = |lane: &mut LaneIn| lane.deaf && Some(lane.early.since) > since;
+    until("silence", || lane_in(&end, again) == Some(true));
+    let later = lane_in(&end, |lane| lane.early.seen);
+    until("a look", || lane_in(&end, |lane| lane.early.seen) > later);
+    end.conn.refuse(&mut end.conn.lock(), dmverbs_proto::Refusal::Access);
+    until("an open ear", || lane_in(&end, |lane| lane.deaf) != Some(true));
 }
 
 #[test]
