@@ -52,9 +52,9 @@ fn a_peer_that_changes_its_mind_about_a_lane_costs_a_port_each_half_second_at_mo
     let mut offer = |challenge: u64| {
         let rkey = challenge as u32;
         peer.say(Frame { imm: port, rkey, addr: challenge, ..Frame::new(Op::LaneOffer) }, &[]);
-        // What is said after it is answered after it.
+        // What is said after it is answered after it, by whichever frame comes next.
         peer.say(write(0, 0, 0), &[]);
-        while peer.expect(Op::Ack).ack < challenge as u32 {}
+        while peer.hear().0.ack < challenge as u32 {}
     };
     let known = || lane_out(&end, |lane| lane.challenge);
     offer(1);
