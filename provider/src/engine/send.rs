@@ -73,16 +73,9 @@ impl Filler<'_> {
     /// A frame of the request in `slot`, with its payload from `offset` on.
     #[inline]
     fn request(&mut self, frame: &Frame, slot: u32, offset: u32) -> Result<Handed, SourceGone> {
-        let (control, lane) = (&mut self.batch.control, &mut self.batch.lane);
-        let (mark, lane_mark) = (control.mark(), lane.mark());
+        let mark = self.batch.mark();
         self.traffic.sent += u64::from(frame.len);
-        control.header(frame);
-        let queue = if frame.lane == LANE {
-            control.seal();
-            lane
-        } else {
-            control
-        };
+        let queue = self.batch.announce(frame);
         let index = slot as usize;
         let put = if self.sends.is_list(index) || self.sends.region(index).is_some_and(|region| region.is_dmabuf()) {
             let mut handed = Handed::Over;
@@ -112,8 +105,7 @@ impl Filler<'_> {
                 Ok(handed)
             }
             Err(_) => {
-                self.batch.control.unwind(mark);
-                self.batch.lane.unwind(lane_mark);
+                self.batch.unwind(mark);
                 Err(SourceGone)
             }
         }
@@ -122,17 +114,13 @@ impl Filler<'_> {
     /// A frame of the answer to a READ of `memory`.
     fn response(&mut self, frame: &Frame, memory: &Span, offset: u32) -> Result<Handed, SourceGone> {
         let (offset, len) = (offset as usize, frame.len as usize);
-        let (control, lane) = (&mut self.batch.control, &mut self.batch.lane);
-        let (mark, lane_mark) = (control.mark(), lane.mark());
-        control.header(frame);
-        control.seal();
-        let queue = if frame.lane == LANE { lane } else { control };
+        let mark = self.batch.mark();
+        let queue = self.batch.announce(frame);
         self.traffic.sent += u64::from(frame.len);
         let on_device = put_device(queue, memory, offset, len, self.bindings, self.ifindex, self.traffic);
         let by_reference = if on_device { Ok(true) } else { put(queue, memory, offset, len) };
         let Ok(by_reference) = by_reference else {
-            self.batch.control.unwind(mark);
-            self.batch.lane.unwind(lane_mark);
+            self.batch.unwind(mark);
             return Err(SourceGone);
         };
         queue.seal();

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use dmverbs_proto::{Frame, MAX_HEADER_LEN};
+use dmverbs_proto::{Frame, LANE, MAX_HEADER_LEN};
 use parking_lot::Mutex;
 
 use super::notices::Notices;
@@ -51,22 +51,32 @@ pub(crate) struct OnDevice {
     pub(crate) ends: Option<u32>,
 }
 
+/// When something may go on a lane: when so many bytes have gone on the control stream, which announce it. Otherwise the
+/// peer would have to wait for frames that may be held back for long.
+type Turn = usize;
+
 /// Bytes on their way into one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     stage: Vec<u8>,
-    segments: Vec<Segment>,
+    segments: Vec<(Segment, Turn)>,
     bytes: usize,
-    /// Segments wholly sent, and bytes sent of the next one.
+    /// Whose turn what is appended has to wait for.
+    turn: Turn,
+    /// Bytes sent: segments wholly, and bytes of the next one.
+    sent: usize,
     done: usize,
     skip: usize,
     /// Bytes of devices that the host had to send, and system calls that sent others.
     counts: (u64, u64),
 }
 
+/// How full a batch was, control and lane.
+pub(crate) type Mark = [QueueMark; 2];
+
 /// How full a queue was.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct QueueMark {
     stage: usize,
     segments: usize,
     bytes: usize,
@@ -140,6 +150,30 @@ impl Batch {
         self.borrowed.iter().all(|borrowed| borrowed.region.is_live() || is_sent(borrowed))
     }
 
+    /// Where it ends now; all that was appended before has been sealed.
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        [self.control.mark(), self.lane.mark()]
+    }
+
+    /// Takes back what was appended since `mark`.
+    pub(crate) fn unwind(&mut self, [control, lane]: Mark) {
+        self.control.unwind(control);
+        self.lane.unwind(lane);
+    }
+
+    /// Appends a frame's header; its payload goes to the queue that this gives.
+    #[inline]
+    pub(crate) fn announce(&mut self, frame: &Frame) -> &mut Queue {
+        self.control.header(frame);
+        if frame.lane != LANE {
+            return &mut self.control;
+        }
+        self.control.seal();
+        self.lane.turn = self.control.bytes;
+        &mut self.lane
+    }
+
     /// Notes that `region`, which the peer named, is read when what has just been appended goes out.
     pub(crate) fn borrow(&mut self, region: &Arc<Region>) {
         let (control, lane) = (self.control.segments.len(), self.lane.segments.len());
@@ -149,14 +183,16 @@ impl Batch {
         }
     }
 
-    /// Sends as much as the sockets take: the receiver may wait for either stream before it reads on in the other.
+    /// Sends as much as the sockets take, and on the lane no more than has been announced: that the receiver may wait for
+    /// before it reads on in the control stream.
     pub(crate) fn flush(&mut self, control: &mut Outlet<'_>, lane: Option<&mut Outlet<'_>>) -> io::Result<Flushed> {
         if !self.is_live() {
             return Ok(Flushed::Revoked);
         }
-        let mut all = self.control.flush(control, &mut self.iovs)?;
+        let mut all = self.control.flush(0, control, &mut self.iovs)?;
         if self.wants_lane() {
-            all &= self.lane.flush(lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
+            let turn = self.control.sent;
+            all &= self.lane.flush(turn, lane.ok_or(io::ErrorKind::NotConnected)?, &mut self.iovs)?;
         }
         Ok(if all { Flushed::All } else { Flushed::Blocked })
     }
@@ -189,7 +225,10 @@ impl Batch {
     /// As of [`keep`](Self::keep), and also if it is a device's: nobody but the kernel gives back what was lent for that.
     pub(crate) fn keep_of(&mut self, region: &Region) -> io::Result<()> {
         let of_device = |segment: &Segment| segment.is_on_device(region);
-        if [&self.control, &self.lane].iter().any(|queue| queue.segments[queue.done..].iter().any(of_device)) {
+        if [&self.control, &self.lane]
+            .iter()
+            .any(|queue| queue.segments[queue.done..].iter().any(|(s, _)| of_device(s)))
+        {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         }
         self.control.forget_sent(region);
@@ -219,19 +258,17 @@ impl Batch {
 }
 
 impl Queue {
-    /// Where the queue ends now; all that was appended before has been sealed.
     #[inline]
-    pub(crate) fn mark(&self) -> Mark {
+    fn mark(&self) -> QueueMark {
         let to = self.sealed();
-        Mark { stage: self.stage.len(), segments: self.segments.len(), bytes: self.bytes, to }
+        QueueMark { stage: self.stage.len(), segments: self.segments.len(), bytes: self.bytes, to }
     }
 
-    /// Takes back what was appended since `mark`.
-    pub(crate) fn unwind(&mut self, mark: Mark) {
+    fn unwind(&mut self, mark: QueueMark) {
         self.stage.truncate(mark.stage);
         self.segments.truncate(mark.segments);
         self.bytes = mark.bytes;
-        if let Some(Segment::Stage { to, .. }) = self.segments.last_mut() {
+        if let Some((Segment::Stage { to, .. }, _)) = self.segments.last_mut() {
             *to = mark.to;
         }
     }
@@ -255,7 +292,7 @@ impl Queue {
     pub(crate) fn seal(&mut self) {
         let to = self.stage.len();
         let from = match self.segments.last_mut() {
-            Some(Segment::Stage { to: end, .. }) => {
+            Some((Segment::Stage { to: end, .. }, turn)) if *turn == self.turn => {
                 self.bytes += to - *end;
                 *end = to;
                 return;
@@ -264,7 +301,7 @@ impl Queue {
         };
         if to > from {
             self.bytes += to - from;
-            self.segments.push(Segment::Stage { from, to });
+            self.segments.push((Segment::Stage { from, to }, self.turn));
         }
     }
 
@@ -272,7 +309,7 @@ impl Queue {
         self.segments
             .iter()
             .rev()
-            .find_map(|s| match s {
+            .find_map(|(segment, _)| match segment {
                 Segment::Stage { to, .. } => Some(*to),
                 Segment::Memory(_) | Segment::Device(_) => None,
             })
@@ -282,18 +319,18 @@ impl Queue {
     /// Appends payload by reference.
     pub(crate) fn memory(&mut self, iov: Iov) {
         self.bytes += iov.len();
-        self.segments.push(Segment::Memory(iov));
+        self.segments.push((Segment::Memory(iov), self.turn));
     }
 
     /// Appends payload of a device.
     pub(crate) fn device(&mut self, payload: OnDevice) {
         self.bytes += payload.len;
-        self.segments.push(Segment::Device(payload));
+        self.segments.push((Segment::Device(payload), self.turn));
     }
 
     /// The request in `slot` has lent the payload of devices that was appended last.
     pub(crate) fn lend(&mut self, slot: u32) {
-        let last = self.segments.iter_mut().rev().find_map(|segment| match segment {
+        let last = self.segments.iter_mut().rev().find_map(|(segment, _)| match segment {
             Segment::Device(payload) => Some(payload),
             Segment::Stage { .. } | Segment::Memory(_) => None,
         });
@@ -303,23 +340,23 @@ impl Queue {
     }
 
     fn is_of_devices(&self) -> bool {
-        self.segments.iter().any(|segment| matches!(segment, Segment::Device(_)))
+        self.segments.iter().any(|(segment, _)| matches!(segment, Segment::Device(_)))
     }
 
     fn is_sent(&self) -> bool {
         self.done == self.segments.len()
     }
 
-    /// Sends as much as the socket takes; true if that is all.
-    fn flush(&mut self, outlet: &mut Outlet<'_>, iovs: &mut Vec<Iov>) -> io::Result<bool> {
+    /// Sends as much as the socket takes of what has its `turn`; true if that is all.
+    fn flush(&mut self, turn: Turn, outlet: &mut Outlet<'_>, iovs: &mut Vec<Iov>) -> io::Result<bool> {
         outlet.wait = Wait::Nothing;
-        while let Some(segment) = self.segments.get(self.done) {
+        while let Some((segment, _)) = self.segments.get(self.done).filter(|(_, after)| *after <= turn) {
             let wait = match segment {
                 Segment::Device(payload) => {
                     let payload = payload.clone();
                     self.send_device(&payload, outlet)
                 }
-                _ => self.send_host(outlet.socket, iovs),
+                _ => self.send_host(turn, outlet.socket, iovs),
             };
             match wait {
                 Ok(Wait::Nothing) => continue,
@@ -330,15 +367,16 @@ impl Queue {
             }
             return Ok(false);
         }
-        Ok(true)
+        Ok(self.is_sent())
     }
 
-    /// Sends what lies in host memory up to the next payload of a device.
-    fn send_host(&mut self, socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>) -> io::Result<Wait> {
+    /// Sends what lies in host memory, and has its `turn`, up to the next payload of a device.
+    fn send_host(&mut self, turn: Turn, socket: BorrowedFd<'_>, iovs: &mut Vec<Iov>) -> io::Result<Wait> {
         let (stage, skip) = (&self.stage, self.skip);
-        let parts = self.segments[self.done..].iter().enumerate().map_while(|(i, segment)| {
+        let parts = self.segments[self.done..].iter().enumerate().map_while(|(i, (segment, after))| {
             let skip = if i == 0 { skip } else { 0 };
             match *segment {
+                _ if *after > turn => None,
                 Segment::Stage { from, to } => Some(Part::Bytes(&stage[from + skip..to])),
                 Segment::Memory(iov) => Some(Part::Memory(iov.skip(skip))),
                 Segment::Device(_) => None,
@@ -381,7 +419,7 @@ impl Queue {
     /// Copies the segments still to be sent that are `wanted`. Nothing may be appended before they have been.
     fn keep(&mut self, wanted: impl Fn(&Segment) -> bool) -> io::Result<()> {
         for i in self.done..self.segments.len() {
-            if wanted(&self.segments[i]) {
+            if wanted(&self.segments[i].0) {
                 self.copy(i)?;
             }
         }
@@ -390,7 +428,7 @@ impl Queue {
 
     /// What has been sent from `region`, a device's, is not remembered.
     fn forget_sent(&mut self, region: &Region) {
-        for segment in self.segments[..self.done].iter_mut().filter(|segment| segment.is_on_device(region)) {
+        for (segment, _) in self.segments[..self.done].iter_mut().filter(|(segment, _)| segment.is_on_device(region)) {
             *segment = Segment::Stage { from: 0, to: 0 };
         }
     }
@@ -402,7 +440,7 @@ impl Queue {
     fn copy(&mut self, i: usize) -> io::Result<()> {
         let skip = if i == self.done { self.skip } else { 0 };
         let from = self.stage.len();
-        match &self.segments[i] {
+        match &self.segments[i].0 {
             Segment::Stage { .. } => return Ok(()),
             Segment::Memory(iov) => {
                 let rest = iov.skip(skip);
@@ -417,7 +455,7 @@ impl Queue {
                 self.counts.0 += (self.stage.len() - from) as u64;
             }
         }
-        self.segments[i] = Segment::Stage { from, to: self.stage.len() };
+        self.segments[i].0 = Segment::Stage { from, to: self.stage.len() };
         if i == self.done {
             self.skip = 0;
         }
@@ -425,8 +463,9 @@ impl Queue {
     }
 
     fn advance(&mut self, n: usize) {
+        self.sent += n;
         let mut left = n + self.skip;
-        while let Some(segment) = self.segments.get(self.done) {
+        while let Some((segment, _)) = self.segments.get(self.done) {
             let len = match segment {
                 Segment::Stage { from, to } => to - from,
                 Segment::Memory(iov) => iov.len(),
@@ -446,7 +485,7 @@ impl Queue {
         // Nobody else may have their regions and bindings.
         let _uncancelled = self.is_of_devices().then(Uncancelled::begin);
         self.segments.clear();
-        (self.bytes, self.done, self.skip, self.counts) = (0, 0, 0, (0, 0));
+        (self.bytes, self.turn, self.sent, self.done, self.skip, self.counts) = (0, 0, 0, 0, 0, (0, 0));
         // A frame that had to be copied may have doubled it; a whole batch that was is seldom.
         self.stage.shrink_to(2 * STAGE);
     }
@@ -491,7 +530,7 @@ impl BatchPool {
 mod tests {
     use std::os::fd::AsFd;
 
-    use dmverbs_proto::Access;
+    use dmverbs_proto::{Access, Op};
 
     use super::*;
     use crate::mem::stub::Memory;
@@ -584,6 +623,37 @@ mod tests {
         let mut outlet = Outlet { socket: ours.as_fd(), notices: &mut notices, wait: Wait::Nothing };
         assert_eq!(batch.flush(&mut outlet, None).unwrap(), Flushed::All);
         assert_eq!(socket::recv(theirs.as_fd(), &mut [0; 200]).unwrap(), 100);
+    }
+
+    #[test]
+    fn a_lane_carries_what_has_been_announced_and_no_more() {
+        let mut bytes = vec![1; 16 << 20];
+        let whole = region(&mut bytes);
+        let ends = [socket::pair().unwrap(), socket::pair().unwrap()];
+        let [(ours, theirs), (lane, far)] = &ends;
+        let mut notices = [Notices::default(), Notices::default()];
+        let [control, on_lane] = &mut notices;
+        let mut outlet = Outlet { socket: ours.as_fd(), notices: control, wait: Wait::Nothing };
+        let mut lane = Outlet { socket: lane.as_fd(), notices: on_lane, wait: Wait::Nothing };
+        let mut batch = Batch::default();
+        let announce = |batch: &mut Batch, payload: &[u8]| {
+            let len = u32::try_from(payload.len()).unwrap();
+            let queue = batch.announce(&Frame { lane: LANE, len, ..Frame::new(Op::Write) });
+            queue.stage().extend_from_slice(payload);
+            queue.seal();
+        };
+        announce(&mut batch, &[1; 100]);
+        answer(&mut batch, &whole);
+        announce(&mut batch, &[2; 50]);
+        let mut came = vec![0; 1 << 20];
+        assert_eq!(batch.flush(&mut outlet, Some(&mut lane)).unwrap(), Flushed::Blocked);
+        assert_eq!((outlet.wait, lane.wait), (Wait::Room, Wait::Nothing));
+        assert_eq!(socket::recv(far.as_fd(), &mut came).unwrap(), 100);
+        while batch.flush(&mut outlet, Some(&mut lane)).unwrap() == Flushed::Blocked {
+            socket::recv(theirs.as_fd(), &mut came).unwrap();
+        }
+        assert_eq!(socket::recv(far.as_fd(), &mut came).unwrap(), 50);
+        assert_eq!(came[..50], [2; 50]);
     }
 
     #[test]
