@@ -54,6 +54,8 @@ void vhs_debugfs_add(struct vhs_port *port)
 	debugfs_create_u32("alloc_fail", 0600, dir, &inject->alloc_fail);
 	debugfs_create_u32("delay", 0600, dir, &inject->delay);
 	debugfs_create_bool("refuse_off", 0600, dir, &inject->refuse_off);
+	debugfs_create_bool("refuse_ntuple", 0600, dir,
+			    &inject->refuse_ntuple);
 	debugfs_create_file("stop_queues", 0600, dir, port,
 			    &vhs_stop_queues_fops);
 	port->debugfs = dir;

@@ -289,11 +289,22 @@ const struct netdev_stat_ops vhs_stat_ops = {
 	.get_base_stats		= vhs_base_stats,
 };
 
+static int vhs_set_features(struct net_device *dev, netdev_features_t features)
+{
+	struct vhs_port *port = netdev_priv(dev);
+
+	if (((dev->features ^ features) & NETIF_F_NTUPLE) &&
+	    READ_ONCE(port->inject.refuse_ntuple))
+		return -EBUSY;
+	return 0;
+}
+
 const struct net_device_ops vhs_netdev_ops = {
 	.ndo_open		= vhs_open,
 	.ndo_stop		= vhs_stop,
 	.ndo_start_xmit		= vhs_xmit,
 	.ndo_features_check	= vhs_features_check,
+	.ndo_set_features	= vhs_set_features,
 	.ndo_get_stats64	= vhs_get_stats64,
 	.ndo_set_mac_address	= eth_mac_addr,
 	.ndo_validate_addr	= eth_validate_addr,

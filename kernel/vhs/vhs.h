@@ -87,6 +87,7 @@ struct vhs_inject {
 	u32 stop_queues;	/* bit mask */
 	u32 delay;	/* of all packets, in microseconds */
 	bool refuse_off;	/* header split cannot be switched off, as bnxt's */
+	bool refuse_ntuple;	/* nor steering on or off */
 };
 
 struct vhs_rule {

@@ -198,15 +198,19 @@ impl Ethtool {
     /// Switches a feature on or off. It is an error if it stays as it was.
     pub fn set_feature(&self, ifindex: u32, name: &str, on: bool) -> Result<(), Error> {
         let attempt = format!("switch {} {name}", if on { "on" } else { "off" });
-        let bit = Attributes::new().string(A_BITSET_BIT_NAME, name);
-        let bit = if on { bit.flag(A_BITSET_BIT_VALUE) } else { bit };
-        let bits = Attributes::new().nested(A_BITSET_BITS, Attributes::new().nested(A_BITSET_BITS_BIT, bit));
-        let request = about(ifindex).nested(A_FEATURES_WANTED, bits);
-        self.0.tell(MSG_FEATURES_SET, request).map_err(|refusal| self.refused(refusal, &attempt, ifindex))?;
-        // The kernel does not refuse what the driver then does not do.
+        let want = |on| {
+            let bit = Attributes::new().string(A_BITSET_BIT_NAME, name);
+            let bit = if on { bit.flag(A_BITSET_BIT_VALUE) } else { bit };
+            let bits = Attributes::new().nested(A_BITSET_BITS, Attributes::new().nested(A_BITSET_BITS_BIT, bit));
+            let request = about(ifindex).nested(A_FEATURES_WANTED, bits);
+            self.0.tell(MSG_FEATURES_SET, request).map_err(|refusal| self.refused(refusal, &attempt, ifindex))
+        };
+        want(on)?;
+        // The kernel does not refuse what the driver then does not do, and asks it for that again later.
         if self.feature(ifindex, name)?.is_some_and(|feature| feature.active == on) {
             return Ok(());
         }
+        want(!on)?;
         let refusal = Refusal { errno: libc::EOPNOTSUPP, message: Some("it stays as it was".to_owned()) };
         Err(self.refused(refusal, &attempt, ifindex))
     }
