@@ -11,6 +11,8 @@ pub mod object;
 mod ring;
 mod sync;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use sys::cancel::Uncancelled;

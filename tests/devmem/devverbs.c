@@ -26,6 +26,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +45,7 @@
 #define FIRST_HELD 3		/* seed of the first; the next have the next */
 #define MARGIN	   64		/* bytes that are looked at around what arrives */
 #define UNTOUCHED  0xee
+#define CHILDREN   200
 #define IOVA	   0x10000000UL
 
 enum operation { WRITE, WRITE_IMM, READ, SEND, SEND_IN_PLACE, OPERATIONS };
@@ -671,18 +673,21 @@ static int control(const char *host)
 	return fd;
 }
 
-/* A child that outlives this process, and does nothing. */
-static void leave_child(void)
+/* Children that outlive this process, and do nothing, one after the other. */
+static void *leave_children(void *unused)
 {
-	pid_t child = fork();
+	for (int i = 0; i < CHILDREN; i++) {
+		pid_t child = fork();
 
-	if (child < 0)
-		die("fork");
-	if (child > 0)
-		return;
-	prctl(PR_SET_NAME, "left-behind");
-	for (;;)
-		pause();
+		if (child < 0)
+			die("fork");
+		if (child > 0)
+			continue;
+		prctl(PR_SET_NAME, "left-behind");
+		for (;;)
+			pause();
+	}
+	return unused;
 }
 
 static void usage(void)
@@ -701,6 +706,7 @@ int main(int argc, char **argv)
 	unsigned long size = 1 << 20, total = 64 << 20, every = 1;
 	int option, fd, status = 0;
 	unsigned int i;
+	pthread_t leaver;
 	bool server, waits = false, anew = false, leaves = false;
 
 	while ((option = getopt(argc, argv, "d:g:m:p:q:o:s:n:k:i:t:rwc")) != -1) {
@@ -733,7 +739,11 @@ int main(int argc, char **argv)
 		usage();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	memory_make(&memory, kind, SIZE);
+	if (leaves && pthread_create(&leaver, NULL, leave_children, NULL))
+		complain("pthread_create", "fails");
 	open_all();
+	if (leaves)
+		pthread_join(leaver, NULL);
 	fd = control(server ? NULL : argv[optind + 1]);
 	if (server)
 		get(fd, &qps, sizeof(qps));
@@ -746,8 +756,6 @@ int main(int argc, char **argv)
 		open_all();
 	}
 	connect_qps(fd);
-	if (leaves)
-		leave_child();
 	if (server)
 		serve(fd);
 	else if (!strcmp(argv[optind], "check"))

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,19 +15,17 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, recv, sendmsg, socket_with,
+    self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, recv, sendmsg, socket_with,
 };
 
-/// A queue that the broker has taken for us.
+/// A queue that the broker has taken for us, until the connection is closed by which it was asked for.
 #[derive(Debug)]
 pub struct Loan {
     /// The queue.
     pub queue: u32,
     /// The number of the binding, by which the kernel tells where payload is.
     pub binding: u32,
-    /// Closed, it gives the queue back.
-    pub connection: OwnedFd,
 }
 
 /// Why there is no loan.
@@ -45,28 +43,22 @@ pub enum NoLoan {
 }
 
 impl Loan {
-    /// Asks the broker of this thread's network namespace to bind the dma-buf to a queue of the interface, to have the
+    /// Asks the broker at the other end of a new connection to bind the dma-buf to a queue of the interface, to have the
     /// socket listen at the TCP port, any if that is 0, and to steer there what comes to it. The socket has to be one that
     /// the broker accepts (see `dmverbs broker --help`).
     ///
     /// # Errors
     /// There is no broker, or it refuses.
-    pub fn ask(ifindex: u32, port: u16, dmabuf: BorrowedFd, socket: BorrowedFd) -> Result<Self, NoLoan> {
-        let path = path().map_err(NoLoan::NoBroker)?;
-        Self::ask_at(&path, Request { ifindex, port }, dmabuf, socket)
-    }
-
-    /// As [`Loan::ask`], of a broker that listens elsewhere.
-    ///
-    /// # Errors
-    /// There is no broker, or it refuses.
-    pub fn ask_at(path: &Path, request: Request, dmabuf: BorrowedFd, socket: BorrowedFd) -> Result<Self, NoLoan> {
+    pub fn ask(
+        connection: BorrowedFd,
+        request: Request,
+        dmabuf: BorrowedFd,
+        socket: BorrowedFd,
+    ) -> Result<Self, NoLoan> {
         let mut answer = [0; Answer::LEN_MAX];
-        let no_broker = |e: Errno| NoLoan::NoBroker(e.into());
-        let connection = connect_to(path).map_err(no_broker)?;
-        let len = ask(&connection, request, [dmabuf, socket], &mut answer).map_err(no_broker)?;
+        let len = ask(connection, request, [dmabuf, socket], &mut answer).map_err(|e| NoLoan::NoBroker(e.into()))?;
         match Answer::decode(&answer[..len]) {
-            Some(Answer::Lent { queue, binding }) => Ok(Self { queue, binding, connection }),
+            Some(Answer::Lent { queue, binding }) => Ok(Self { queue, binding }),
             Some(Answer::Refused { errno, why }) => Err(NoLoan::Refused { errno, why }),
             None if len == 0 => Err(NoLoan::NoBroker(io::ErrorKind::UnexpectedEof.into())),
             None => Err(NoLoan::NoBroker(io::ErrorKind::InvalidData.into())),
@@ -94,9 +86,29 @@ pub fn path() -> io::Result<PathBuf> {
     Ok(Path::new(FOLDER).join(format!("broker-{namespace}.sock")))
 }
 
+/// A socket by which a broker may be asked.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn socket() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Connects it to the broker that listens there.
+///
+/// # Errors
+/// It does not let this process do so, or there is none.
+pub fn connect(socket: BorrowedFd, path: &Path) -> io::Result<()> {
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(socket, timeout, Some(PATIENCE))?;
+    }
+    let address = SocketAddrUnix::new(path)?;
+    Ok(patiently(|| net::connect(socket, &address))?)
+}
+
 /// Whether the broker of this thread's network namespace lets this process connect to it.
 pub fn answers() -> bool {
-    path().is_ok_and(|path| connect_to(&path).is_ok())
+    path().is_ok_and(|path| socket().is_ok_and(|socket| connect(socket.as_fd(), &path).is_ok()))
 }
 
 pub(crate) const FOLDER: &str = "/run/dmverbs";
@@ -105,7 +117,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks, and gives how long the answer is.
 fn ask(
-    connection: &OwnedFd,
+    connection: BorrowedFd,
     request: Request,
     descriptors: [BorrowedFd; 2],
     answer: &mut [u8],
@@ -123,7 +135,7 @@ fn ask(
 }
 
 /// What the broker says; or 0, if it has closed the connection.
-fn hear(connection: &OwnedFd, answer: &mut [u8]) -> rustix::io::Result<usize> {
+fn hear(connection: BorrowedFd, answer: &mut [u8]) -> rustix::io::Result<usize> {
     let mut recv = || patiently(|| recv(connection, &mut *answer, RecvFlags::empty()).map(|(len, _)| len));
     match recv() {
         // Where it has closed without taking all that was sent, this comes before what it said.
@@ -141,16 +153,6 @@ fn patiently<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::
             done => return done,
         }
     }
-}
-
-fn connect_to(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&connection, timeout, Some(PATIENCE))?;
-    }
-    let address = SocketAddrUnix::new(path)?;
-    patiently(|| connect(&connection, &address))?;
-    Ok(connection)
 }
 
 /// What a client asks for, beside its descriptors.
@@ -237,8 +239,6 @@ const MAGIC: [u8; 8] = *b"dmverbs\x02";
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use rustix::net::{accept, bind, listen, send, socketpair};
 
     use super::*;
@@ -271,10 +271,7 @@ mod tests {
 
     #[test]
     fn without_a_broker_it_says_so() {
-        let file = fs::File::open("/dev/null").unwrap();
-        let error =
-            Loan::ask_at(Path::new("/run/dmverbs/none"), Request { ifindex: 1, port: 0 }, file.as_fd(), file.as_fd())
-                .unwrap_err();
+        let error = NoLoan::NoBroker(connect(socket().unwrap().as_fd(), Path::new("/run/dmverbs/none")).unwrap_err());
         assert!(error.to_string().starts_with("no broker answers: "), "{error}");
     }
 
@@ -290,9 +287,9 @@ mod tests {
             send(&broker, &refused, SendFlags::empty()).unwrap();
             drop(broker);
             let mut answer = [0; Answer::LEN_MAX];
-            let len = hear(&ours, &mut answer).unwrap();
+            let len = hear(ours.as_fd(), &mut answer).unwrap();
             assert_eq!(answer[..len], refused);
-            assert_eq!(hear(&ours, &mut answer), Ok(0));
+            assert_eq!(hear(ours.as_fd(), &mut answer), Ok(0));
         }
     }
 
@@ -303,14 +300,15 @@ mod tests {
         let broker = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         bind(&broker, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         listen(&broker, 1).unwrap();
-        let connection = connect_to(&path).unwrap();
+        let connection = socket().unwrap();
+        connect(connection.as_fd(), &path).unwrap();
         let accepted = accept(&broker).unwrap();
         let refused = Answer::Refused { errno: libc::EAGAIN, why: "no queue".to_owned() }.encode();
         send(&accepted, &refused, SendFlags::empty()).unwrap();
         drop(accepted);
         let file = fs::File::open("/dev/null").unwrap();
         let mut answer = [0; Answer::LEN_MAX];
-        let len = ask(&connection, Request { ifindex: 1, port: 0 }, [file.as_fd(); 2], &mut answer).unwrap();
+        let len = ask(connection.as_fd(), Request { ifindex: 1, port: 0 }, [file.as_fd(); 2], &mut answer).unwrap();
         assert_eq!(answer[..len], refused);
     }
 
@@ -328,9 +326,10 @@ mod tests {
         let broker = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         bind(&broker, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         listen(&broker, 1).unwrap();
-        assert!(connect_to(&path).is_ok());
+        let try_to = || connect(socket().unwrap().as_fd(), &path);
+        assert!(try_to().is_ok());
         drop(broker);
         assert!(path.exists());
-        assert_eq!(connect_to(&path).unwrap_err(), rustix::io::Errno::CONNREFUSED);
+        assert_eq!(try_to().unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
     }
 }

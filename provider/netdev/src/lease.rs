@@ -1,6 +1,6 @@
 //! A queue of a NIC that puts payload into a dma-buf.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use crate::error::{Error, Refusal};
 use crate::ethtool::{DataSplit, Ethtool};
@@ -10,17 +10,16 @@ use crate::turns::Turns;
 
 /// An RX queue that is bound to a dma-buf, and the rules that steer a TCP port to it.
 ///
-/// Dropped, it deletes the rules, and then frees the queue, if it is bound by this and not by somebody else
-/// ([`Lease::take_by`]).
+/// Dropped, it deletes the rules, and then what the queue is bound by, which frees it.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Lease<B = Netdev> {
     ifindex: u32,
     queue: u32,
     binding: u32,
     ethtool: Ethtool,
     rules: Vec<Rule>,
-    /// A binding made by it lives as long as it.
-    netdev: Netdev,
+    /// The binding lives as long as it.
+    _by: B,
 }
 
 /// What kind of a queue may be taken.
@@ -71,20 +70,25 @@ impl Lease {
         port: u16,
         protocols: &[Protocol],
     ) -> Result<Self, Error> {
-        Self::take_by(turns, ifindex, dmabuf, port, protocols, |_| None)
+        Self::take_by(turns, ifindex, port, protocols, |queue| {
+            let netdev = Netdev::open()?;
+            Ok((netdev.bind_queue(ifindex, dmabuf, queue)?, netdev))
+        })
     }
+}
 
-    /// The same, but the queue is bound to the memory by `bind`, which gives the binding's number, unless that gives none.
+impl<B> Lease<B> {
+    /// The same, but the queue is bound to the memory by `bind`, which gives the binding's number, and what it lives as long
+    /// as.
     ///
     /// # Errors
     /// As of [`Lease::take`].
     pub fn take_by(
         turns: &Turns,
         ifindex: u32,
-        dmabuf: BorrowedFd,
         port: u16,
         protocols: &[Protocol],
-        bind: impl FnOnce(u32) -> Option<u32>,
+        bind: impl FnOnce(u32) -> Result<(u32, B), Error>,
     ) -> Result<Self, Error> {
         let (ethtool, netdev) = (Ethtool::open()?, Netdev::open()?);
         let _turn = turns.wait();
@@ -93,8 +97,8 @@ impl Lease {
             Vacancy::Own => (swept(&ethtool, &netdev, ifindex, &specs)?, specs),
             Vacancy::Leased => (leased(&ethtool, &netdev, ifindex)?, Vec::new()),
         };
-        let binding = bind(queue).map_or_else(|| bound(&netdev, ifindex, dmabuf, queue), Ok)?;
-        let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), netdev };
+        let (binding, by) = bind(queue)?;
+        let mut lease = Self { ifindex, queue, binding, ethtool, rules: Vec::new(), _by: by };
         for spec in specs {
             lease.rules.push(insert(&lease.ethtool, ifindex, spec, queue)?);
         }
@@ -117,14 +121,7 @@ impl Lease {
     }
 }
 
-/// By which the queue is had.
-impl AsFd for Lease {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.netdev.as_fd()
-    }
-}
-
-impl Drop for Lease {
+impl<B> Drop for Lease<B> {
     fn drop(&mut self) {
         if self.is_there() {
             delete(&self.ethtool, self.ifindex, &self.rules);
@@ -208,14 +205,6 @@ fn is_replaced(rule: &Rule, now: &[Rule]) -> bool {
     let there = now.iter().find(|there| there.location == rule.location);
     // What a driver tells of a rule may be less than it was told.
     there.is_some_and(|there| there.queue != rule.queue || (there.spec.is_some() && there.spec != rule.spec))
-}
-
-/// Bytes of a buffer of a queue, where the NIC has more to offer than a page: fewer pieces to copy.
-pub const LARGE: u32 = 64 << 10;
-
-fn bound(netdev: &Netdev, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result<u32, Error> {
-    let bind = |page_size| netdev.bind_rx(ifindex, dmabuf, &[queue], page_size);
-    bind(Some(LARGE)).or_else(|_| bind(None))
 }
 
 /// A queue of the NIC that nobody has, and to which no rule steers any more; nor does one what these are about.

@@ -25,8 +25,8 @@ mod turns;
 
 pub use error::Error;
 pub use ethtool::{Channels, ChannelsChange, DataSplit, Ethtool, Feature, Rings, RingsChange};
-pub use lease::{LARGE, Lease, Leased, Vacancy, left_behind};
-pub use netdev::{Netdev, RxQueue};
+pub use lease::{Lease, Leased, Vacancy, left_behind};
+pub use netdev::{LARGE, Netdev, RxQueue};
 pub use rules::{Protocol, Rule, RuleSpec};
 pub use socket::{bind_to_interface, bound_interface, namespace, peer};
 pub use turns::{Turn, Turns};

@@ -18,6 +18,9 @@ impl AsFd for Netdev {
     }
 }
 
+/// Bytes of a buffer of a queue, where the NIC has more to offer than a page: fewer pieces to copy.
+pub const LARGE: u32 = 64 << 10;
+
 /// An RX queue of an interface that is up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RxQueue {
@@ -57,6 +60,12 @@ impl Netdev {
         self.bind(CMD_BIND_RX, request).map_err(|refusal| {
             refusal.of(format!("bind a dma-buf to RX queues {queues:?} of {}", self.0.interface(ifindex)))
         })
+    }
+
+    /// The same for one queue, in pieces of [`LARGE`] where the NIC can do that.
+    pub fn bind_queue(&self, ifindex: u32, dmabuf: BorrowedFd, queue: u32) -> Result<u32, Error> {
+        let bind = |page_size| self.bind_rx(ifindex, dmabuf, &[queue], page_size);
+        bind(Some(LARGE)).or_else(|_| bind(None))
     }
 
     /// Makes the dma-buf one that connections over this interface can send from; returns the binding's number.

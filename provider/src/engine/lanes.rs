@@ -280,7 +280,7 @@ mod tests {
         let (listener, mut writer) = std::io::pipe().unwrap();
         writer.write_all(b"x").unwrap();
         let (broker, _) = socket::pair().unwrap();
-        let listener = Socket::adopt(OwnedFd::from(listener));
+        let listener = Socket::adopt(|| Ok(OwnedFd::from(listener))).unwrap();
         let receiver = Receiver::of_no_queue(1, Memory::new(1).device(), broker, listener);
         progress.epoll.add(receiver.listener(), LANE_LISTENER, Interest::READ).unwrap();
         progress.lanes.meeting.lock().receivers.push(Arc::new(receiver));

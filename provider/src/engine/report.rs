@@ -72,27 +72,22 @@ impl Progress {
 mod tests {
     use std::fs::File;
     use std::io::Read;
+    use std::iter;
     use std::process::Command;
     use std::time::Duration;
-    use std::{env, iter};
 
     use super::*;
     use crate::engine::testing::end;
     use crate::sys::epoll::Event;
+    use crate::testing::alone_by;
 
     /// In a process of its own, which has few to begin with.
     #[test]
     fn who_asks_a_process_without_file_descriptors_is_answered_when_it_has_some() {
-        const MARK: &str = "_TEST_FEW_DESCRIPTORS";
-        if env::var_os(MARK).is_none() {
-            let name =
-                "engine::report::tests::who_asks_a_process_without_file_descriptors_is_answered_when_it_has_some";
-            let script = "ulimit -n 100 && exec \"$0\" --exact \"$1\" --nocapture";
-            let mut again = Command::new("sh");
-            again.args(["-c", script]).arg(env::current_exe().unwrap()).arg(name).env(MARK, "1");
-            let again = again.output().unwrap();
-            let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
-            assert!(again.status.success() && said.contains(" 1 passed"), "with few file descriptors:\n{said}");
+        let name = "engine::report::tests::who_asks_a_process_without_file_descriptors_is_answered_when_it_has_some";
+        let mut again = Command::new("sh");
+        again.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""]);
+        if !alone_by(again, name) {
             return;
         }
         let progress = end().conn.progress;

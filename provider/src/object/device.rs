@@ -215,6 +215,7 @@ mod tests {
     use super::*;
     use crate::sys::epoll::{Epoll, Event, Interest};
     use crate::sys::netlink::LinkEvents;
+    use crate::testing::alone_by;
 
     #[test]
     fn the_mtu_code_is_the_largest_that_fits_the_interface() {
@@ -301,25 +302,12 @@ mod tests {
     /// Whether this process is alone in a network namespace. If not, the test `name` is run again in one that is made
     /// for it, as root of a user namespace where need be; it goes away with the process.
     fn in_fresh_namespace(name: &str) -> bool {
-        const MARK: &str = "_TEST_NAMESPACE_OF_ITS_OWN";
-        if std::env::var_os(MARK).is_some() {
-            return true;
-        }
         let mut again = Command::new("unshare");
         if fs::metadata("/proc/self").unwrap().uid() != 0 {
             again.args(["--user", "--map-root-user"]);
         }
-        let again = again
-            .arg("--net")
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("object::device::tests::{name}"), "--nocapture"])
-            .env(MARK, "1")
-            .env_remove("DMVERBS_IFNAMES")
-            .output()
-            .expect("unshare(1) of util-linux is installed");
-        let said = String::from_utf8_lossy(&again.stdout) + String::from_utf8_lossy(&again.stderr);
-        assert!(again.status.success() && said.contains(" 1 passed"), "in a network namespace:\n{said}");
-        false
+        again.arg("--net").env_remove("DMVERBS_IFNAMES");
+        alone_by(again, &format!("object::device::tests::{name}"))
     }
 
     fn ip(words: &str) {

@@ -1,8 +1,12 @@
 //! Sockets do not survive fork(2): a child's copies would keep connections alive after the parent has died.
 
+use std::cell::UnsafeCell;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::cancel::Uncancelled;
 
 /// File descriptors below this are replaced in a child; beyond it they are only closed on exec.
 const FDS: usize = 1 << 20;
@@ -17,13 +21,7 @@ fn place(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
 
 /// From now on children have something in place of `fd` that is good for nothing. They do not close it: a program that
 /// goes on to destroy what it has inherited would end descriptors of its own that have got the number meanwhile.
-pub(super) fn keep_from_children(fd: RawFd) {
-    static HANDLER: Once = Once::new();
-    // SAFETY: `in_child` is async-signal-safe: it touches atomics and makes system calls, by number: its thread may be one that is
-    // cancelled.
-    HANDLER.call_once(|| unsafe {
-        libc::pthread_atfork(None, None, Some(in_child));
-    });
+fn keep_from_children(fd: RawFd) {
     if let Some((word, bit)) = place(fd) {
         // Relaxed: fork() orders the parent's memory before the child's.
         word.fetch_or(bit, Ordering::Relaxed);
@@ -31,20 +29,74 @@ pub(super) fn keep_from_children(fd: RawFd) {
 }
 
 /// `fd` is about to be closed.
-pub(super) fn forget(fd: RawFd) {
+fn forget(fd: RawFd) {
     if let Some((word, bit)) = place(fd) {
         word.fetch_and(!bit, Ordering::Relaxed);
     }
 }
 
+/// A descriptor is there, but not noted, only while this is held; fork(2) waits for it. A mutex of C's, as no other may be
+/// made anew in a child. Of a thread that forks in a signal's handler it is known that it holds it already.
+struct Lock(UnsafeCell<libc::pthread_mutex_t>);
+
+// SAFETY: it is a mutex.
+unsafe impl Sync for Lock {}
+
+static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP));
+
+unsafe extern "C" fn lock() {
+    // SAFETY: it is initialized.
+    unsafe { libc::pthread_mutex_lock(LOCK.0.get()) };
+}
+
+unsafe extern "C" fn unlock() {
+    // SAFETY: it is initialized. It is this thread's, or nothing happens.
+    unsafe { libc::pthread_mutex_unlock(LOCK.0.get()) };
+}
+
+/// No child is made meanwhile. `act` takes no time, and no lock.
+fn between_forks<T>(act: impl FnOnce() -> T) -> T {
+    struct Locked;
+    impl Drop for Locked {
+        fn drop(&mut self) {
+            // SAFETY: as above.
+            unsafe { unlock() };
+        }
+    }
+    static HANDLERS: Once = Once::new();
+    // SAFETY: `in_child` is async-signal-safe: it touches atomics, a mutex that nobody else has, and makes system calls, by
+    // number: its thread may be one that is cancelled.
+    HANDLERS.call_once(|| unsafe {
+        libc::pthread_atfork(Some(lock), Some(unlock), Some(in_child));
+    });
+    let _uncancelled = Uncancelled::begin();
+    // SAFETY: as above.
+    unsafe { lock() };
+    let _locked = Locked;
+    act()
+}
+
 /// What belongs to its descriptor, which children do not keep.
 #[derive(Debug)]
-pub(crate) struct Unshared<T: AsFd>(T);
+pub(crate) struct Unshared<T: AsFd>(ManuallyDrop<T>);
 
 impl<T: AsFd> Unshared<T> {
-    pub(crate) fn new(of: T) -> Unshared<T> {
+    /// What `make` makes, at which it opens a descriptor.
+    ///
+    /// # Errors
+    /// As of `make`.
+    pub(crate) fn made<E>(make: impl FnOnce() -> Result<T, E>) -> Result<Unshared<T>, E> {
+        between_forks(|| make().map(Unshared::noted))
+    }
+
+    /// The same for two.
+    pub(crate) fn pair<E>(make: impl FnOnce() -> Result<[T; 2], E>) -> Result<[Unshared<T>; 2], E> {
+        between_forks(|| make().map(|made| made.map(Unshared::noted)))
+    }
+
+    fn noted(of: T) -> Unshared<T> {
         keep_from_children(of.as_fd().as_raw_fd());
-        Unshared(of)
+        Unshared(ManuallyDrop::new(of))
     }
 
     pub(crate) fn get(&self) -> &T {
@@ -58,11 +110,17 @@ impl<T: AsFd> Unshared<T> {
 
 impl<T: AsFd> Drop for Unshared<T> {
     fn drop(&mut self) {
-        forget(self.0.as_fd().as_raw_fd());
+        between_forks(|| {
+            forget(self.0.as_fd().as_raw_fd());
+            // SAFETY: nobody uses it any more.
+            unsafe { ManuallyDrop::drop(&mut self.0) };
+        });
     }
 }
 
 unsafe extern "C" fn in_child() {
+    // SAFETY: there is one thread. The parent's may not unlock it here, where it has another number.
+    unsafe { LOCK.0.get().write(libc::PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP) };
     // SAFETY: no pointers are involved.
     let inert = unsafe { libc::syscall(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     for (i, word) in OURS.iter().enumerate() {
@@ -84,15 +142,30 @@ unsafe extern "C" fn in_child() {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
-    use std::os::unix::net::UnixStream;
+    use std::io::{self, ErrorKind};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::testing::alone;
+
+    fn status(child: libc::pid_t) -> i32 {
+        let mut status = 0;
+        // SAFETY: `status` has room for one.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        status
+    }
+
+    // In processes of their own, as children keep the sockets of other tests for a moment.
 
     #[test]
     fn a_child_has_nothing_of_the_connection_and_no_other_gets_its_number() {
+        if !alone("sys::fork::tests::a_child_has_nothing_of_the_connection_and_no_other_gets_its_number") {
+            return;
+        }
         let (ours, peer) = UnixStream::pair().unwrap();
-        let ours = Unshared::new(ours);
+        let ours = Unshared::made(|| io::Result::Ok(ours)).unwrap();
         let fd = ours.get().as_raw_fd();
         // SAFETY: the child does nothing but system calls.
         let child = unsafe { libc::fork() };
@@ -108,12 +181,50 @@ mod tests {
             // SAFETY: it ends the child.
             unsafe { libc::_exit(i32::from(!right)) };
         }
-        let mut status = 0;
-        // SAFETY: `status` has room for one.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        assert_eq!(status, 0);
+        assert_eq!(status(child), 0);
         peer.set_nonblocking(true).unwrap();
         assert_eq!(std::io::Read::read(&mut &peer, &mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
         assert_eq!(std::io::Write::write(&mut ours.get(), b"x").unwrap(), 1);
+    }
+
+    #[test]
+    fn a_child_has_nothing_of_what_is_made_and_closed_while_it_is_made() {
+        if !alone("sys::fork::tests::a_child_has_nothing_of_what_is_made_and_closed_while_it_is_made") {
+            return;
+        }
+        let name = format!("dmverbs-fork-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    drop(Unshared::made(|| UnixStream::connect_addr(&address)).unwrap());
+                    drop(listener.accept().unwrap());
+                }
+            });
+            let kept = (0..300).filter(|_| {
+                // SAFETY: the child does nothing but system calls.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    // SAFETY: it ends the child.
+                    unsafe { libc::_exit(i32::from((0..256).any(|fd| leads_to(fd, name.as_bytes())))) };
+                }
+                status(child) != 0
+            });
+            let kept = kept.count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(kept, 0);
+        });
+    }
+
+    /// Whether it is connected with who has this abstract name.
+    fn leads_to(fd: RawFd, name: &[u8]) -> bool {
+        let mut peer = libc::sockaddr_un { sun_family: 0, sun_path: [0; 108] };
+        let mut len = size_of_val(&peer) as libc::socklen_t;
+        // SAFETY: `peer` has room for what `len` says.
+        let found = unsafe { libc::getpeername(fd, (&raw mut peer).cast(), &raw mut len) } == 0;
+        found && peer.sun_path[1..].iter().zip(name).all(|(a, b)| *a as u8 == *b)
     }
 }

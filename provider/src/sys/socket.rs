@@ -7,37 +7,30 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
-use super::{Fd, check, check_size, fork};
+use super::fork::Unshared;
+use super::{Fd, check, check_size};
 
 /// An open socket, which forked children do not keep.
 #[derive(Debug)]
-pub(crate) struct Socket(Fd);
+pub(crate) struct Socket(Unshared<Fd>);
 
 impl Socket {
     /// # Safety
-    /// `fd` was just opened and belongs to nobody else.
-    unsafe fn own(fd: RawFd) -> Socket {
-        fork::keep_from_children(fd);
+    /// `open` gives a descriptor that it opens, and that belongs to nobody else; or -1.
+    unsafe fn own(open: impl FnOnce() -> RawFd) -> io::Result<Socket> {
         // SAFETY: by contract.
-        Socket(unsafe { Fd::own(fd) })
+        Unshared::made(|| check(open()).map(|fd| unsafe { Fd::own(fd) })).map(Socket)
     }
 
-    /// One that somebody else has opened.
-    pub(crate) fn adopt(fd: OwnedFd) -> Socket {
-        fork::keep_from_children(fd.as_raw_fd());
-        Socket(fd.into())
+    /// One that somebody else opens, by this.
+    pub(crate) fn adopt(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Socket> {
+        Unshared::made(|| open().map(Fd::from)).map(Socket)
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        fork::forget(self.0.as_fd().as_raw_fd());
+        self.0.get().as_fd()
     }
 }
 
@@ -170,10 +163,8 @@ pub(crate) fn local_address(socket: BorrowedFd<'_>) -> io::Result<SocketAddr> {
 
 fn stream(family_of: SocketAddr) -> io::Result<Socket> {
     let family = if family_of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: no pointers are involved.
-    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
-    // SAFETY: `fd` was just opened and belongs to nobody else.
-    Ok(unsafe { Socket::own(fd) })
+    // SAFETY: no pointers are involved; what is opened belongs to nobody else.
+    unsafe { Socket::own(|| libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)) }
 }
 
 fn bind(socket: &Socket, at: SocketAddr) -> io::Result<()> {
@@ -186,11 +177,11 @@ fn bind(socket: &Socket, at: SocketAddr) -> io::Result<()> {
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(Socket, SocketAddr)>> {
     let mut name = Name::EMPTY;
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: `name` has room for any address, and says so.
-    let fd = check(unsafe { libc::accept4(listener.as_raw_fd(), name.as_mut_ptr(), &mut name.len, flags) });
-    match fd {
-        // SAFETY: `fd` was just opened and belongs to nobody else.
-        Ok(fd) => Ok(Some((unsafe { Socket::own(fd) }, name.parse()))),
+    // SAFETY: `name` has room for any address, and says so; what is opened belongs to nobody else.
+    let socket =
+        unsafe { Socket::own(|| libc::accept4(listener.as_raw_fd(), name.as_mut_ptr(), &mut name.len, flags)) };
+    match socket {
+        Ok(socket) => Ok(Some((socket, name.parse()))),
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => Ok(None),
         Err(e) => Err(e),
     }
@@ -366,15 +357,18 @@ pub(crate) fn path_capacity(socket: BorrowedFd<'_>) -> io::Result<u64> {
 pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
     let mut fds = [0; 2];
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: `fds` has room for two.
-    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: both were just opened and belong to nobody else.
-    let pair = unsafe { (Socket::own(fds[0]), Socket::own(fds[1])) };
-    for socket in [&pair.0, &pair.1] {
+    let pair = Unshared::pair(|| {
+        // SAFETY: `fds` has room for two.
+        check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+        // SAFETY: both were just opened and belong to nobody else.
+        io::Result::Ok(fds.map(|fd| unsafe { Fd::own(fd) }))
+    })?;
+    let pair = pair.map(Socket);
+    for socket in &pair {
         // More in flight, fewer switches; the system's limit applies.
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 1 << 20)?;
     }
-    Ok(pair)
+    Ok(pair.into())
 }
 
 /// Ends the sending direction.

@@ -89,14 +89,9 @@ impl Ring {
         if !is_recent(&super::release()) {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
-        let ring = IoUring::builder()
-            .dontfork()
-            .setup_r_disabled()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(COMPLETIONS)
-            .build(REQUESTS)?;
-        let ring = Unshared::new(ring);
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_r_disabled().setup_single_issuer().setup_defer_taskrun().setup_cqsize(COMPLETIONS);
+        let ring = Unshared::made(|| builder.build(REQUESTS))?;
         let size = REFILLS as usize * size_of::<types::io_uring_zcrx_rqe>() + mman::page_size() as usize;
         let shared = Mapping::anonymous(size)?;
         let mut region = types::io_uring_region_desc {

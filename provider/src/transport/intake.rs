@@ -209,7 +209,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (here, _) = listener.accept().unwrap();
-        let intake = intake(Socket::adopt(OwnedFd::from(here)));
+        let intake = intake(Socket::adopt(|| Ok(OwnedFd::from(here))).unwrap());
         let mut landing = Landing::new(16);
         let receive = |landing: &mut Landing, len| intake.receive(&[], landing, len, &mut 0);
         let nothing = receive(&mut landing, 4).unwrap_err();

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use dmverbs_netdev::broker::{Loan, NoLoan};
-use dmverbs_netdev::{Ethtool, LARGE, Lease, Protocol, Turns, Vacancy, bind_to_interface};
+use dmverbs_netdev::broker::{self, Loan, NoLoan, Request};
+use dmverbs_netdev::{Ethtool, LARGE, Lease, Netdev, Protocol, Turns, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
@@ -61,7 +61,7 @@ impl RxEngine {
 #[derive(Debug)]
 enum Hold {
     Own {
-        lease: Unshared<Lease>,
+        lease: Lease<Option<Unshared<Netdev>>>,
     },
     /// The connection to the broker: the queue is ours as long as it, and as long as the broker lives.
     Lent {
@@ -96,7 +96,7 @@ impl Receiver {
                 let port =
                     steered.ok_or("DMVERBS_LANE_PORT does not say which port leads to the queue that was leased")?;
                 match left.filter(|left| left.port == port) {
-                    Some(left) => (Socket::adopt(left.listener().try_clone_to_owned()?), port),
+                    Some(left) => (Socket::adopt(|| left.listener().try_clone_to_owned())?, port),
                     None => socket::listen_again(port).map_err(|e| format!("DMVERBS_LANE_PORT={port}: {e}"))?,
                 }
             }
@@ -104,24 +104,29 @@ impl Receiver {
         let mut feeder = None;
         let bind = |queue| {
             feeder = (devmem == Devmem::Zcrx).then(|| fed(ifindex, queue, dmabuf)).flatten();
-            feeder.as_ref().map(|_| BINDING)
+            if feeder.is_some() {
+                return Ok((BINDING, None));
+            }
+            let netdev = Unshared::made(Netdev::open)?;
+            Ok((netdev.get().bind_queue(ifindex, dmabuf, queue)?, Some(netdev)))
         };
         let protocols = &[Protocol::Tcp4, Protocol::Tcp6];
         let mut engine = RxEngine::RecvMsg;
-        let taken = Lease::take_by(&Turns::open(), ifindex, dmabuf, port, protocols, bind);
+        let taken = Lease::take_by(&Turns::open(), ifindex, port, protocols, bind);
         let (binding, hold) = match taken {
             Ok(lease) => {
                 engine = feeder.map_or(engine, RxEngine::Zcrx);
-                (lease.binding(), Hold::Own { lease: Unshared::new(lease) })
+                (lease.binding(), Hold::Own { lease })
             }
             Err(denied) if denied.is_denied() => {
                 listener = socket::unbound_as(listener)?;
                 bind_to_interface(&listener.as_fd(), ifindex)?;
                 let ports = ports.map_or(0..=0, |ports| port..=*ports.end());
-                let loan = borrow(ifindex, ports, dmabuf, listener.as_fd()).map_err(|why| both(&denied, &why))?;
+                let lent = borrow(ifindex, ports, dmabuf, listener.as_fd());
+                let (loan, broker) = lent.map_err(|why| both(&denied, &why))?;
                 port = socket::local_address(listener.as_fd())?.port();
                 tracing::debug!(queue = loan.queue, "the broker has lent a queue");
-                (loan.binding, Hold::Lent { broker: Socket::adopt(loan.connection) })
+                (loan.binding, Hold::Lent { broker })
             }
             Err(e) => return Err(e.into()),
         };
@@ -173,7 +178,7 @@ impl Receiver {
         let is_gone = || Ethtool::open().is_ok_and(|ethtool| ethtool.ifname(self.ifindex).is_err());
         self.kind == kind
             && match &*self.hold.lock() {
-                Some(Hold::Own { lease }) => !lease.get().is_there() || !self.engine.is_live(),
+                Some(Hold::Own { lease }) => !lease.is_there() || !self.engine.is_live(),
                 Some(Hold::Lent { broker }) => !socket::is_open(broker.as_fd()) && is_gone(),
                 None => true,
             }
@@ -279,8 +284,13 @@ fn borrow(
     ports: RangeInclusive<u16>,
     dmabuf: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
-) -> Result<Loan, NoLoan> {
-    let ask = |port| Loan::ask(ifindex, port, dmabuf, socket);
+) -> Result<(Loan, Socket), NoLoan> {
+    let ask = |port| {
+        let connection = Socket::adopt(broker::socket).map_err(NoLoan::NoBroker)?;
+        broker::path().and_then(|path| broker::connect(connection.as_fd(), &path)).map_err(NoLoan::NoBroker)?;
+        let loan = Loan::ask(connection.as_fd(), Request { ifindex, port }, dmabuf, socket)?;
+        Ok((loan, connection))
+    };
     let mut asked = ask(*ports.start());
     for port in ports.skip(1) {
         if !matches!(asked, Err(NoLoan::Refused { errno: libc::EADDRINUSE, .. })) {

@@ -29,15 +29,15 @@ pub(crate) struct Binding {
 impl Binding {
     fn make(ifindex: u32, dmabuf: BorrowedFd<'_>) -> Result<Binding, Error> {
         let _uncancelled = Uncancelled::begin();
-        let socket = Netdev::open()?;
-        let id = socket.bind_tx(ifindex, dmabuf)?;
-        Ok(Binding { id, useless: AtomicBool::new(false), _socket: Unshared::new(socket) })
+        let socket = Unshared::made(Netdev::open)?;
+        let id = socket.get().bind_tx(ifindex, dmabuf)?;
+        Ok(Binding { id, useless: AtomicBool::new(false), _socket: socket })
     }
 
     /// One that the kernel does not know.
     #[cfg(test)]
     pub(crate) fn unknown() -> Result<Binding, Error> {
-        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Unshared::new(Netdev::open()?) })
+        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Unshared::made(Netdev::open)? })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -119,22 +119,16 @@ fn is_for_now(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
     use crate::mem::PdId;
     use crate::mem::stub::Memory;
+    use crate::testing::alone;
 
     /// In a process of its own, all threads of which lack file descriptors meanwhile.
     #[test]
     fn what_could_not_be_bound_for_want_of_file_descriptors_is_bound_later() {
         const NAME: &str = "transport::tx::tests::what_could_not_be_bound_for_want_of_file_descriptors_is_bound_later";
-        const MARK: &str = "_TEST_LACKS_FILE_DESCRIPTORS";
-        if std::env::var_os(MARK).is_none() {
-            let mut again = Command::new(std::env::current_exe().unwrap());
-            let output = again.args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && said.contains(" 1 passed"), "{said}");
+        if !alone(NAME) {
             return;
         }
         let region = Memory::new(1).register(PdId(9));

@@ -59,7 +59,7 @@ impl Feeder {
     /// # Errors
     /// Those of `open`; or there can be no thread.
     pub(super) fn start(open: impl FnOnce() -> io::Result<(Ring, Refill)>) -> io::Result<Feeder> {
-        let kick = Unshared::new(EventFd::new(false)?);
+        let kick = Unshared::made(|| EventFd::new(false))?;
         // The queue would not be free at once if there could be no thread for it.
         let (tell, told) = mpsc::channel::<Server>();
         thread::spawn("dmverbs zcrx", move || told.iter().for_each(Server::run))?;
@@ -91,7 +91,7 @@ impl Feeder {
     /// # Errors
     /// No descriptor is left, or the queue is not served any more.
     pub(super) fn feed(&self, socket: Socket) -> io::Result<Fed> {
-        let feed = Arc::new(Feed { ready: Unshared::new(EventFd::new(false)?), arrived: Mutex::default() });
+        let feed = Arc::new(Feed { ready: Unshared::made(|| EventFd::new(false))?, arrived: Mutex::default() });
         // Relaxed: the number stands for nothing but itself.
         let id = self.0.last.fetch_add(1, Ordering::Relaxed) + 1;
         if !self.0.order(Order::Begin(id, socket, feed.clone())) {
@@ -531,7 +531,7 @@ mod tests {
     fn lane() -> Fed {
         let feeding = Feeding {
             orders: Mutex::new(Some(Vec::new())),
-            kick: Unshared::new(EventFd::new(false).unwrap()),
+            kick: Unshared::made(|| EventFd::new(false)).unwrap(),
             memory: Memory { refill: Refill::of_no_queue(), parts: Mutex::default() },
             last: AtomicU64::new(KICK),
         };

@@ -359,11 +359,15 @@ mod tests {
     fn a_client_is_told_why_it_gets_no_queue() {
         let broker = Running::start(Resting::new());
         let (file, tcp) = (File::open("/dev/null").unwrap(), unbound(AddressFamily::INET));
-        let refused =
-            |descriptor: &dyn AsFd| match Loan::ask_at(&broker.path(), request(), file.as_fd(), descriptor.as_fd()) {
-                Err(NoLoan::Refused { errno, why }) => (errno, why),
-                other => panic!("{other:?}"),
-            };
+        let refused = |descriptor: &dyn AsFd| match Loan::ask(
+            broker.connect().as_fd(),
+            request(),
+            file.as_fd(),
+            descriptor.as_fd(),
+        ) {
+            Err(NoLoan::Refused { errno, why }) => (errno, why),
+            other => panic!("{other:?}"),
+        };
         let invalid = |why: &str| (libc::EINVAL, why.to_owned());
         assert_eq!(refused(&file), invalid("the second descriptor is no socket that could be listened to"));
         assert_eq!(refused(&tcp), invalid("the second descriptor is not bound to the interface"));
@@ -384,7 +388,12 @@ mod tests {
         assert_eq!(answer(&connections[1]), "a request comes with two descriptors");
         drop(connections);
         assert!(matches!(
-            Loan::ask_at(&broker.path(), request(), File::open("/dev/null").unwrap().as_fd(), broker.connect().as_fd()),
+            Loan::ask(
+                broker.connect().as_fd(),
+                request(),
+                File::open("/dev/null").unwrap().as_fd(),
+                broker.connect().as_fd()
+            ),
             Err(NoLoan::Refused { .. })
         ));
     }
