@@ -138,7 +138,7 @@ static void register_memory(void)
 	if (memory.dmabuf >= 0)
 		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, IOVA, memory.dmabuf, rights);
 	else
-		mr = ibv_reg_mr_iova(pd, memory.va, SIZE, IOVA, rights);
+		mr = ibv_reg_mr_iova(pd, memory.gpu ? (void *)memory.gpu : memory.va, SIZE, IOVA, rights);
 	if (!mr)
 		die("the memory cannot be registered");
 }

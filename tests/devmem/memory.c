@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include "memory.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dma-buf.h>
@@ -58,6 +59,61 @@ static int heap(size_t size)
 	return data.fd;
 }
 
+/* cuda.h */
+static struct {
+	int (*init)(unsigned int flags);
+	int (*retain)(void **context, int ordinal);
+	int (*push)(void *context);
+	int (*allocate)(uint64_t *address, size_t len);
+	int (*release)(uint64_t address);
+	int (*to_gpu)(uint64_t to, const void *from, size_t len);
+	int (*to_host)(void *to, uint64_t from, size_t len);
+} cuda;
+
+static void succeed(const char *call, int outcome)
+{
+	if (outcome) {
+		fprintf(stderr, "devverbs: %s: error %d of CUDA's driver\n", call, outcome);
+		exit(1);
+	}
+}
+
+static void *symbol(void *library, const char *name)
+{
+	void *found = dlsym(library, name);
+
+	if (!found) {
+		fprintf(stderr, "devverbs: %s\n", dlerror());
+		exit(1);
+	}
+	return found;
+}
+
+/* By the driver that VERBS_TEST_CUDA names. */
+static uint64_t gpu(size_t size)
+{
+	const char *name = getenv("VERBS_TEST_CUDA");
+	void *library = dlopen(name ? name : "libcuda.so.1", RTLD_NOW), *context;
+	uint64_t address;
+
+	if (!library) {
+		fprintf(stderr, "devverbs: %s\n", dlerror());
+		exit(1);
+	}
+	*(void **)&cuda.init = symbol(library, "cuInit");
+	*(void **)&cuda.retain = symbol(library, "cuDevicePrimaryCtxRetain");
+	*(void **)&cuda.push = symbol(library, "cuCtxPushCurrent_v2");
+	*(void **)&cuda.allocate = symbol(library, "cuMemAlloc_v2");
+	*(void **)&cuda.release = symbol(library, "cuMemFree_v2");
+	*(void **)&cuda.to_gpu = symbol(library, "cuMemcpyHtoD_v2");
+	*(void **)&cuda.to_host = symbol(library, "cuMemcpyDtoH_v2");
+	succeed("cuInit", cuda.init(0));
+	succeed("cuDevicePrimaryCtxRetain", cuda.retain(&context, 0));
+	succeed("cuCtxPushCurrent", cuda.push(context));
+	succeed("cuMemAlloc", cuda.allocate(&address, size));
+	return address;
+}
+
 void memory_make(struct memory *memory, const char *kind, size_t size)
 {
 	struct softaccel_alloc alloc = { .size = size };
@@ -70,12 +126,16 @@ void memory_make(struct memory *memory, const char *kind, size_t size)
 		memory->dmabuf = alloc.fd;
 		return;
 	}
+	if (!strcmp(kind, "cuda")) {
+		memory->gpu = gpu(size);
+		return;
+	}
 	if (!strcmp(kind, "udmabuf"))
 		memory->dmabuf = udmabuf(size);
 	else if (!strcmp(kind, "heap"))
 		memory->dmabuf = heap(size);
 	else if (strcmp(kind, "host")) {
-		fprintf(stderr, "devverbs: %s is not host, udmabuf, heap or softaccel\n", kind);
+		fprintf(stderr, "devverbs: %s is not host, udmabuf, heap, softaccel or cuda\n", kind);
 		exit(2);
 	}
 	memory->va = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -92,6 +152,8 @@ void memory_free(struct memory *memory)
 		close(memory->dmabuf);
 	if (memory->accel >= 0)
 		close(memory->accel);
+	if (memory->gpu)
+		succeed("cuMemFree", cuda.release(memory->gpu));
 }
 
 static void pattern(unsigned char *to, size_t len, uint32_t seed)
@@ -137,6 +199,8 @@ void memory_store(struct memory *memory, size_t at, const void *from, size_t len
 			die("SOFTACCEL_COPY");
 		return;
 	}
+	if (memory->gpu)
+		return succeed("cuMemcpyHtoD", cuda.to_gpu(memory->gpu + at, from, len));
 	synchronize(memory->dmabuf, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_START);
 	memcpy(memory->va + at, from, len);
 	synchronize(memory->dmabuf, DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_END);
@@ -204,12 +268,20 @@ static uint32_t crc32c(const unsigned char *from, size_t len)
 uint32_t memory_sum(struct memory *memory, size_t at, size_t len)
 {
 	struct softaccel_sum sum = { .offset = at, .len = len, .fd = memory->dmabuf };
+	unsigned char *bytes;
 	uint32_t crc;
 
 	if (memory->accel >= 0) {
 		if (ioctl(memory->accel, SOFTACCEL_SUM, &sum))
 			die("SOFTACCEL_SUM");
 		return sum.crc;
+	}
+	if (memory->gpu) {
+		bytes = scratch(len);
+		succeed("cuMemcpyDtoH", cuda.to_host(bytes, memory->gpu + at, len));
+		crc = crc32c(bytes, len);
+		free(bytes);
+		return crc;
 	}
 	synchronize(memory->dmabuf, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_START);
 	crc = crc32c(memory->va + at, len);

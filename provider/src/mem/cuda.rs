@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Device, Kind, Piece};
 use crate::sys::cuda::{Address, Allocation, Gpu};
-use crate::sys::dmabuf;
 use crate::sys::mman::page_size;
+use crate::sys::{dmabuf, thread};
 
 /// An allocation of the program's on a GPU, or one of ours.
 #[derive(Debug)]
@@ -71,9 +71,14 @@ fn covering(addr: u64, len: u64) -> io::Result<Option<Allocation>> {
 }
 
 impl Drop for Memory {
+    /// By a thread of its own: the driver waits for what the GPU does, and that may wait for what this thread brings it.
     fn drop(&mut self) {
-        if self.ours {
-            self.gpu.free(self.base);
+        if !self.ours {
+            return;
+        }
+        let (gpu, base) = (self.gpu.clone(), self.base);
+        if let Err(e) = thread::spawn("dmverbs free", move || gpu.free(base)) {
+            tracing::warn!(error = %e, "a GPU's memory is not given back");
         }
     }
 }

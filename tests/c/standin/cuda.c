@@ -3,15 +3,22 @@
  * A stand-in for CUDA's driver, libcuda.so.1, with one GPU: as much of it as dmverbs and cuda.c call.
  *
  * The GPU's addresses belong to nobody in the process: who touches them without the driver dies of it. A copy on a
- * stream is carried out when the stream is synchronized, and not before; a call without a context fails.
+ * stream is carried out when the stream is synchronized, and not before; a call without a context fails. Where there is
+ * /dev/udmabuf, ranges have dma-bufs.
+ *
+ * STANDIN_CUDA_BUSY   the GPU computes for ever, and cuMemFree waits for it
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/udmabuf.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 typedef int result;
 typedef unsigned long long address;
@@ -28,7 +35,7 @@ enum {
 };
 
 enum {
-	SIZE = 64 << 20,
+	SIZE = 256 << 20,
 	ALLOCATIONS = 256,
 	COPIES = 4096,
 	DEPTH = 8,
@@ -56,7 +63,8 @@ struct stream {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static address base;	/* of addresses that nobody has */
-static char *memory;	/* what they hold */
+static char *memory;	/* what they hold, and its file */
+static int memfd;
 static size_t used;
 static struct allocation allocations[ALLOCATIONS];
 static int context;	/* its address stands for the only one */
@@ -85,7 +93,10 @@ result cuInit(unsigned int flags)
 	if (!base) {
 		void *nobody = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-		memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		memfd = memfd_create("gpu", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+		if (memfd < 0 || ftruncate(memfd, SIZE) || fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK))
+			abort();
+		memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
 		if (nobody == MAP_FAILED || memory == MAP_FAILED)
 			abort();
 		base = (address)(uintptr_t)nobody;
@@ -175,6 +186,8 @@ result cuMemFree_v2(address at)
 
 	if (!depth)
 		return INVALID_CONTEXT;
+	while (getenv("STANDIN_CUDA_BUSY"))
+		pause();
 	pthread_mutex_lock(&lock);
 	a = find(at, 0);
 	if (a && a->start == at)
@@ -220,8 +233,22 @@ result cuPointerSetAttribute(const void *value, int attribute, address at)
 
 result cuMemGetHandleForAddressRange(void *handle, address at, size_t size, int type, unsigned long long flags)
 {
-	(void)handle, (void)at, (void)size, (void)type, (void)flags;
-	return NOT_SUPPORTED;
+	struct udmabuf_create create = { .memfd = memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .offset = at - base, .size = size };
+	int device, fd;
+
+	if (!depth)
+		return INVALID_CONTEXT;
+	if (type != 1 || flags || at < base || at - base > SIZE || size > SIZE - (at - base))
+		return INVALID_VALUE;
+	device = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
+	if (device < 0)
+		return NOT_SUPPORTED;
+	fd = ioctl(device, UDMABUF_CREATE, &create);
+	close(device);
+	if (fd < 0)
+		return INVALID_VALUE;
+	*(int *)handle = fd;
+	return SUCCESS;
 }
 
 result cuStreamCreate(void **stream, unsigned int flags)
