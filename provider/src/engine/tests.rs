@@ -16,7 +16,7 @@ use super::link::WINDOW;
 use super::testing::{End, TRAFFIC_CLASS, connected, connected_by, end, end_with, until, write};
 use crate::mem::register;
 use crate::mem::stub::Memory;
-use crate::object::{AhAttr, AsyncEvent, Completion, Error, Gid, Qp, QpModify, QpState, RecvWr, Sge};
+use crate::object::{AhAttr, AsyncEvent, Completion, Error, Gid, Qp, QpModify, QpState, RecvWr, Sge, Traffic};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::mman::Mapping;
 use crate::sys::socket;
@@ -111,6 +111,17 @@ fn memory_of_a_device_that_nobody_can_read_is_a_local_fault() {
     memory.fail();
     end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 1000, lkey: region.key() });
     assert_eq!((end.wait().status, end.qp.state()), (Status::LocProt, QpState::Err));
+}
+
+#[test]
+fn what_could_not_be_sent_is_not_counted() {
+    let (end, _peer) = connected();
+    let memory = Memory::new(1000);
+    let region = memory.register(end.pd.id());
+    memory.fail();
+    end.post(SendOp::Write(Remote { addr: 0, rkey: 5 }), Sge { addr: 0, length: 1000, lkey: region.key() });
+    assert_eq!(end.wait().status, Status::LocProt);
+    assert_eq!(end.conn.report_traffic().traffic, Traffic::default());
 }
 
 #[test]
