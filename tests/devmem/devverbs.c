@@ -27,6 +27,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +46,7 @@
 #define FIRST_HELD 3		/* seed of the first; the next have the next */
 #define MARGIN	   64		/* bytes that are looked at around what arrives */
 #define UNTOUCHED  0xee
-#define CHILDREN   200
+#define CHILDREN   1000
 #define IOVA	   0x10000000UL
 
 enum operation { WRITE, WRITE_IMM, READ, SEND, SEND_IN_PLACE, OPERATIONS };
@@ -673,20 +674,27 @@ static int control(const char *host)
 	return fd;
 }
 
-/* Children that outlive this process, and do nothing, one after the other. */
+/* A child that outlives this process, and does nothing. */
+static void leave_child(void)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		die("fork");
+	if (child > 0)
+		return;
+	prctl(PR_SET_NAME, "left-behind");
+	for (;;)
+		pause();
+}
+
+static atomic_bool opened;
+
+/* One after the other, until all is open. */
 static void *leave_children(void *unused)
 {
-	for (int i = 0; i < CHILDREN; i++) {
-		pid_t child = fork();
-
-		if (child < 0)
-			die("fork");
-		if (child > 0)
-			continue;
-		prctl(PR_SET_NAME, "left-behind");
-		for (;;)
-			pause();
-	}
+	for (int i = 0; i < CHILDREN && !opened; i++)
+		leave_child();
 	return unused;
 }
 
@@ -742,6 +750,7 @@ int main(int argc, char **argv)
 	if (leaves && pthread_create(&leaver, NULL, leave_children, NULL))
 		complain("pthread_create", "fails");
 	open_all();
+	opened = true;
 	if (leaves)
 		pthread_join(leaver, NULL);
 	fd = control(server ? NULL : argv[optind + 1]);
@@ -756,6 +765,8 @@ int main(int argc, char **argv)
 		open_all();
 	}
 	connect_qps(fd);
+	if (leaves)
+		leave_child();
 	if (server)
 		serve(fd);
 	else if (!strcmp(argv[optind], "check"))

@@ -205,12 +205,15 @@ impl Ethtool {
             let request = about(ifindex).nested(A_FEATURES_WANTED, bits);
             self.0.tell(MSG_FEATURES_SET, request).map_err(|refusal| self.refused(refusal, &attempt, ifindex))
         };
+        let before = self.feature(ifindex, name)?;
         want(on)?;
         // The kernel does not refuse what the driver then does not do, and asks it for that again later.
         if self.feature(ifindex, name)?.is_some_and(|feature| feature.active == on) {
             return Ok(());
         }
-        want(!on)?;
+        if let Some(before) = before {
+            want(before.wanted)?;
+        }
         let refusal = Refusal { errno: libc::EOPNOTSUPP, message: Some("it stays as it was".to_owned()) };
         Err(self.refused(refusal, &attempt, ifindex))
     }

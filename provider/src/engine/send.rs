@@ -73,7 +73,7 @@ impl Filler<'_> {
     /// A frame of the request in `slot`, with its payload from `offset` on.
     #[inline]
     fn request(&mut self, frame: &Frame, slot: u32, offset: u32) -> Result<Handed, SourceGone> {
-        let (mark, counted) = (self.batch.mark(), *self.traffic);
+        let (mark, counted) = (self.batch.mark(), self.traffic.sending());
         self.traffic.sent += u64::from(frame.len);
         let queue = self.batch.announce(frame);
         let index = slot as usize;
@@ -106,7 +106,7 @@ impl Filler<'_> {
             }
             Err(_) => {
                 self.batch.unwind(mark);
-                *self.traffic = counted;
+                self.traffic.set_sending(counted);
                 Err(SourceGone)
             }
         }
@@ -115,14 +115,14 @@ impl Filler<'_> {
     /// A frame of the answer to a READ of `memory`.
     fn response(&mut self, frame: &Frame, memory: &Span, offset: u32) -> Result<Handed, SourceGone> {
         let (offset, len) = (offset as usize, frame.len as usize);
-        let (mark, counted) = (self.batch.mark(), *self.traffic);
+        let (mark, counted) = (self.batch.mark(), self.traffic.sending());
         let queue = self.batch.announce(frame);
         self.traffic.sent += u64::from(frame.len);
         let on_device = put_device(queue, memory, offset, len, self.bindings, self.ifindex, self.traffic);
         let by_reference = if on_device { Ok(true) } else { put(queue, memory, offset, len) };
         let Ok(by_reference) = by_reference else {
             self.batch.unwind(mark);
-            *self.traffic = counted;
+            self.traffic.set_sending(counted);
             return Err(SourceGone);
         };
         queue.seal();

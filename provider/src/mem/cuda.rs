@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Device, Kind, Piece};
 use crate::sys::cuda::{Address, Allocation, Gpu};
@@ -19,6 +20,10 @@ pub(super) struct Memory {
     /// It is freed with this.
     ours: bool,
 }
+
+/// Allocations of ours that the driver is to free, and has not freed yet; there are no more to be had while they are so many.
+static FREEING: AtomicU32 = AtomicU32::new(0);
+const FREEING_MAX: u32 = 4;
 
 impl Memory {
     /// The memory that `len` bytes at `addr` belong to, and where in it they begin, if it is a GPU's.
@@ -77,7 +82,12 @@ impl Drop for Memory {
             return;
         }
         let (gpu, base) = (self.gpu.clone(), self.base);
-        if let Err(e) = thread::spawn("dmverbs free", move || gpu.free(base)) {
+        FREEING.fetch_add(1, Ordering::Relaxed);
+        let free = move || {
+            gpu.free(base);
+            FREEING.fetch_sub(1, Ordering::Relaxed);
+        };
+        if let Err(e) = thread::spawn("dmverbs free", free) {
             tracing::warn!(error = %e, "a GPU's memory is not given back");
         }
     }
@@ -101,6 +111,9 @@ impl Device for Memory {
     }
 
     fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {
+        if FREEING.load(Ordering::Relaxed) >= FREEING_MAX {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the driver has not freed what it was given back"));
+        }
         let base = self.gpu.allocate(len as usize)?;
         Ok(Box::new(Memory::new(self.gpu.clone(), base, len, true)))
     }

@@ -42,6 +42,16 @@ impl Traffic {
     pub fn host_touched(&self) -> u64 {
         self.linear_received.saturating_add(self.staged_received).saturating_add(self.staged_sent)
     }
+
+    /// What was counted of payload sent: in all, by the NIC, and through the host.
+    pub(crate) fn sending(&self) -> [u64; 3] {
+        [self.sent, self.device_sent, self.staged_sent]
+    }
+
+    /// Some of it is not sent after all.
+    pub(crate) fn set_sending(&mut self, before: [u64; 3]) {
+        [self.sent, self.device_sent, self.staged_sent] = before;
+    }
 }
 
 /// A QP.

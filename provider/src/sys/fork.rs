@@ -1,6 +1,6 @@
 //! Sockets do not survive fork(2): a child's copies would keep connections alive after the parent has died.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Once;
@@ -35,43 +35,60 @@ fn forget(fd: RawFd) {
     }
 }
 
-/// A descriptor is there, but not noted, only while this is held; fork(2) waits for it. A mutex of C's, as no other may be
-/// made anew in a child. Of a thread that forks in a signal's handler it is known that it holds it already.
-struct Lock(UnsafeCell<libc::pthread_mutex_t>);
+/// Who opens a descriptor and notes it, or forgets and closes it, reads; fork(2) writes. It is one of C's, as no other may be
+/// made anew in a child.
+struct Lock(UnsafeCell<libc::pthread_rwlock_t>);
 
-// SAFETY: it is a mutex.
+// SAFETY: it is a lock.
 unsafe impl Sync for Lock {}
 
-static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP));
+static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_RWLOCK_INITIALIZER));
 
-unsafe extern "C" fn lock() {
-    // SAFETY: it is initialized.
-    unsafe { libc::pthread_mutex_lock(LOCK.0.get()) };
+thread_local! {
+    /// How many times this thread is between forks. If a signal's handler forks then, it cannot wait for that.
+    static BETWEEN: Cell<u32> = const { Cell::new(0) };
+    /// This thread forks, and has the lock.
+    static FORKS: Cell<bool> = const { Cell::new(false) };
 }
 
-unsafe extern "C" fn unlock() {
-    // SAFETY: it is initialized. It is this thread's, or nothing happens.
-    unsafe { libc::pthread_mutex_unlock(LOCK.0.get()) };
+unsafe extern "C" fn before_fork() {
+    if BETWEEN.get() == 0 {
+        // SAFETY: it is initialized.
+        unsafe { libc::pthread_rwlock_wrlock(LOCK.0.get()) };
+        FORKS.set(true);
+    }
 }
 
-/// No child is made meanwhile. `act` takes no time, and no lock.
+unsafe extern "C" fn in_parent() {
+    if FORKS.replace(false) {
+        // SAFETY: it is this thread's.
+        unsafe { libc::pthread_rwlock_unlock(LOCK.0.get()) };
+    }
+}
+
+/// No child is made meanwhile; others may do the same, and what takes long holds up nobody else.
 fn between_forks<T>(act: impl FnOnce() -> T) -> T {
     struct Locked;
     impl Drop for Locked {
         fn drop(&mut self) {
-            // SAFETY: as above.
-            unsafe { unlock() };
+            // Of a child that was made by a handler meanwhile it is another lock.
+            if BETWEEN.get() > 0 {
+                // SAFETY: this thread reads.
+                unsafe { libc::pthread_rwlock_unlock(LOCK.0.get()) };
+                BETWEEN.set(BETWEEN.get() - 1);
+            }
         }
     }
     static HANDLERS: Once = Once::new();
-    // SAFETY: `in_child` is async-signal-safe: it touches atomics, a mutex that nobody else has, and makes system calls, by
+    // SAFETY: `in_child` is async-signal-safe: it touches atomics, a lock that nobody else has, and makes system calls, by
     // number: its thread may be one that is cancelled.
     HANDLERS.call_once(|| unsafe {
-        libc::pthread_atfork(Some(lock), Some(unlock), Some(in_child));
+        libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
     });
     let _uncancelled = Uncancelled::begin();
-    // SAFETY: as above.
-    unsafe { lock() };
+    BETWEEN.set(BETWEEN.get() + 1);
+    // SAFETY: it is initialized.
+    unsafe { libc::pthread_rwlock_rdlock(LOCK.0.get()) };
     let _locked = Locked;
     act()
 }
@@ -119,8 +136,10 @@ impl<T: AsFd> Drop for Unshared<T> {
 }
 
 unsafe extern "C" fn in_child() {
-    // SAFETY: there is one thread. The parent's may not unlock it here, where it has another number.
-    unsafe { LOCK.0.get().write(libc::PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP) };
+    // SAFETY: there is one thread. What others hold is of no use to it.
+    unsafe { LOCK.0.get().write(libc::PTHREAD_RWLOCK_INITIALIZER) };
+    BETWEEN.set(0);
+    FORKS.set(false);
     // SAFETY: no pointers are involved.
     let inert = unsafe { libc::syscall(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     for (i, word) in OURS.iter().enumerate() {
