@@ -44,6 +44,13 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Of a socket that could not be opened.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Refusal::from(error).of("open a netlink socket")
+    }
+}
+
 /// An error before it is known what was attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {

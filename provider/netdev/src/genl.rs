@@ -1,5 +1,7 @@
 //! A generic netlink family: requests, and attributes.
 
+use std::io;
+
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable,
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
@@ -22,21 +24,32 @@ pub(crate) struct Family {
 impl Family {
     /// Opens a socket in this thread's network namespace.
     pub fn open(name: &str) -> Result<Self, Error> {
-        Self::connected(name).map_err(|refusal| refusal.of(format!("reach the kernel's netlink family {name}")))
+        let mut this = Self::socket_alone()?;
+        this.reach(name)?;
+        Ok(this)
     }
 
-    fn connected(name: &str) -> Result<Self, Refusal> {
-        let mut socket = Socket::new(NETLINK_GENERIC)?;
+    /// A socket that speaks with nobody yet: it is opened, and nothing else is done.
+    pub fn socket_alone() -> io::Result<Self> {
+        Ok(Self { socket: Socket::new(NETLINK_GENERIC)?, id: GENL_ID_CTRL, sequence: Mutex::new(0) })
+    }
+
+    /// Connects it.
+    pub fn reach(&mut self, name: &str) -> Result<(), Error> {
+        self.connect(name).map_err(|refusal| refusal.of(format!("reach the kernel's netlink family {name}")))
+    }
+
+    fn connect(&mut self, name: &str) -> Result<(), Refusal> {
+        let socket = &mut self.socket;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // Refusals come with the kernel's words, and without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        let mut this = Self { socket, id: GENL_ID_CTRL, sequence: Mutex::new(0) };
-        let answer = this.ask(CTRL_CMD_GETFAMILY, Attributes::new().string(CTRL_ATTR_FAMILY_NAME, name))?;
+        let answer = self.ask(CTRL_CMD_GETFAMILY, Attributes::new().string(CTRL_ATTR_FAMILY_NAME, name))?;
         let id = find(&answer, CTRL_ATTR_FAMILY_ID).and_then(|value| value.try_into().ok());
-        this.id = u16::from_ne_bytes(id.ok_or_else(Refusal::malformed)?);
-        Ok(this)
+        self.id = u16::from_ne_bytes(id.ok_or_else(Refusal::malformed)?);
+        Ok(())
     }
 
     /// A request with an answer: its attributes.

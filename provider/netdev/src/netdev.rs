@@ -1,5 +1,6 @@
 //! The family `netdev`: dma-bufs and queues.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::error::{Error, Refusal};
@@ -37,7 +38,20 @@ pub struct RxQueue {
 impl Netdev {
     /// Opens a socket in this thread's network namespace.
     pub fn open() -> Result<Self, Error> {
-        Family::open("netdev").map(Self)
+        Family::open(NAME).map(Self)
+    }
+
+    /// The same in two steps, for who wants to do something about the socket first: this opens it, and allocates nothing.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn socket_alone() -> io::Result<Self> {
+        Family::socket_alone().map(Self)
+    }
+
+    /// The second step.
+    pub fn reach(&mut self) -> Result<(), Error> {
+        self.0.reach(NAME)
     }
 
     /// Has these RX queues put payload into the dma-buf, in pieces of `page_size` if it is given; returns the binding's
@@ -136,6 +150,7 @@ fn rx_queue(queue: &[u8]) -> Option<RxQueue> {
     })
 }
 
+const NAME: &str = "netdev";
 const NO_DESCRIPTOR: i32 = -1;
 
 // linux/netdev.h

@@ -135,8 +135,12 @@ impl Lanes {
     /// The process exits: gives the queues back.
     pub(super) fn close(&self) {
         if let Some(meeting) = self.meeting.try_lock() {
-            // Their memory is the system's to free: a device's driver may be ending, too.
-            meeting.receivers.iter().for_each(|receiver| receiver.close());
+            for receiver in &meeting.receivers {
+                // No other is asked for.
+                receiver.asked.store(Tick::MAX - PAUSE, Ordering::Relaxed);
+                // The memory is the system's to free: the device's driver may be ending, too.
+                receiver.close();
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cancel::Uncancelled;
@@ -35,8 +34,8 @@ fn forget(fd: RawFd) {
     }
 }
 
-/// Who opens a descriptor and notes it, or forgets and closes it, reads; fork(2) writes. It is one of C's, as no other may be
-/// made anew in a child.
+/// Who opens a descriptor and notes it, or forgets and closes it, reads; fork(2) writes. It is one of C's, which can be made
+/// anew in a child.
 struct Lock(UnsafeCell<libc::pthread_rwlock_t>);
 
 // SAFETY: it is a lock.
@@ -49,6 +48,17 @@ thread_local! {
     static BETWEEN: Cell<u32> = const { Cell::new(0) };
     /// This thread forks, and has the lock.
     static FORKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The handlers of who comes later run before this lock is taken, and after it is given back: it is the innermost.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = register;
+
+extern "C" fn register() {
+    // SAFETY: `in_child` is async-signal-safe: it touches atomics, a lock that nobody else has, and makes system calls, by
+    // number: its thread may be one that is cancelled.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
 }
 
 unsafe extern "C" fn before_fork() {
@@ -66,7 +76,8 @@ unsafe extern "C" fn in_parent() {
     }
 }
 
-/// No child is made meanwhile; others may do the same, and what takes long holds up nobody else.
+/// No child is made meanwhile, but by handlers of signals; others may do the same, and what takes long holds up forks only.
+/// `act` takes no lock and allocates nothing, as allocators have handlers, too.
 fn between_forks<T>(act: impl FnOnce() -> T) -> T {
     struct Locked;
     impl Drop for Locked {
@@ -79,12 +90,10 @@ fn between_forks<T>(act: impl FnOnce() -> T) -> T {
             }
         }
     }
-    static HANDLERS: Once = Once::new();
-    // SAFETY: `in_child` is async-signal-safe: it touches atomics, a lock that nobody else has, and makes system calls, by
-    // number: its thread may be one that is cancelled.
-    HANDLERS.call_once(|| unsafe {
-        libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
-    });
+    if FORKS.get() {
+        // A handler of the program's, within ours: there is nobody else to wait for.
+        return act();
+    }
     let _uncancelled = Uncancelled::begin();
     BETWEEN.set(BETWEEN.get() + 1);
     // SAFETY: it is initialized.

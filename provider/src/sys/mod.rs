@@ -97,7 +97,7 @@ pub(crate) fn at_exit(function: fn()) {
     }
     PID.store(std::process::id(), Ordering::Release);
     if FUNCTION.set(function).is_ok() {
-        // SAFETY: `call` is a function without arguments that does not unwind: `farewell` takes no lock by force.
+        // SAFETY: `call` is a function without arguments that does not unwind.
         unsafe { libc::atexit(call) };
     }
 }

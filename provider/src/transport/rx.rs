@@ -15,6 +15,7 @@ use dmverbs_netdev::{Ethtool, LARGE, Lease, Netdev, Protocol, Turns, Vacancy, bi
 use parking_lot::Mutex;
 
 use super::intake::{Both, Each, Intake};
+use super::tx::netdev;
 use super::zcrx::{BINDING, Feeder};
 use crate::config::Devmem;
 use crate::mem::{Device, Kind};
@@ -107,7 +108,7 @@ impl Receiver {
             if feeder.is_some() {
                 return Ok((BINDING, None));
             }
-            let netdev = Unshared::made(Netdev::open)?;
+            let netdev = netdev()?;
             Ok((netdev.get().bind_queue(ifindex, dmabuf, queue)?, Some(netdev)))
         };
         let protocols = &[Protocol::Tcp4, Protocol::Tcp6];

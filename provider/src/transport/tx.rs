@@ -29,7 +29,7 @@ pub(crate) struct Binding {
 impl Binding {
     fn make(ifindex: u32, dmabuf: BorrowedFd<'_>) -> Result<Binding, Error> {
         let _uncancelled = Uncancelled::begin();
-        let socket = Unshared::made(Netdev::open)?;
+        let socket = netdev()?;
         let id = socket.get().bind_tx(ifindex, dmabuf)?;
         Ok(Binding { id, useless: AtomicBool::new(false), _socket: socket })
     }
@@ -37,7 +37,7 @@ impl Binding {
     /// One that the kernel does not know.
     #[cfg(test)]
     pub(crate) fn unknown() -> Result<Binding, Error> {
-        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: Unshared::made(Netdev::open)? })
+        Ok(Binding { id: u32::MAX, useless: AtomicBool::new(false), _socket: netdev()? })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -50,6 +50,13 @@ impl Binding {
             tracing::warn!(binding = self.id, error = %why, "the kernel does not send from device memory");
         }
     }
+}
+
+/// A socket for bindings, which children do not keep.
+pub(super) fn netdev() -> Result<Unshared<Netdev>, Error> {
+    let mut netdev = Unshared::made(Netdev::socket_alone)?;
+    netdev.get_mut().reach()?;
+    Ok(netdev)
 }
 
 /// The process's dma-bufs that are bound for sending: by key of their region and interface. `None` for those that cannot.
