@@ -359,12 +359,7 @@ mod tests {
     fn a_client_is_told_why_it_gets_no_queue() {
         let broker = Running::start(Resting::new());
         let (file, tcp) = (File::open("/dev/null").unwrap(), unbound(AddressFamily::INET));
-        let refused = |descriptor: &dyn AsFd| match Loan::ask(
-            broker.connect().as_fd(),
-            request(),
-            file.as_fd(),
-            descriptor.as_fd(),
-        ) {
+        let refused = |descriptor: &dyn AsFd| match broker.ask(&file, descriptor) {
             Err(NoLoan::Refused { errno, why }) => (errno, why),
             other => panic!("{other:?}"),
         };
@@ -388,12 +383,7 @@ mod tests {
         assert_eq!(answer(&connections[1]), "a request comes with two descriptors");
         drop(connections);
         assert!(matches!(
-            Loan::ask(
-                broker.connect().as_fd(),
-                request(),
-                File::open("/dev/null").unwrap().as_fd(),
-                broker.connect().as_fd()
-            ),
+            broker.ask(&File::open("/dev/null").unwrap(), &broker.connect()),
             Err(NoLoan::Refused { .. })
         ));
     }
@@ -516,6 +506,11 @@ mod tests {
             let connection = seqpacket();
             connect(&connection, &SocketAddrUnix::new(self.path()).unwrap()).unwrap();
             connection
+        }
+
+        /// By a connection of its own, for the loopback interface.
+        fn ask(&self, dmabuf: &File, socket: &dyn AsFd) -> Result<Loan, NoLoan> {
+            Loan::ask(self.connect().as_fd(), request(), dmabuf.as_fd(), socket.as_fd())
         }
     }
 

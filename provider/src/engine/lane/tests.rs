@@ -113,13 +113,18 @@ fn a_queue_that_is_gone_before_the_peer_has_come_to_it_has_a_successor_for_the_s
     }
 }
 
-/// A lane to `region`, which is ready, and on which a byte has come that no frame has announced: epoll does not tell of it.
-fn silent_lane(end: &End, peer: &mut Peer, region: &Region) -> Socket {
+/// A lane that is ready, and on which a byte has come that no frame has announced: epoll does not tell of it. With its memory
+/// and a region of that, and what it lives as long as.
+fn silent_lane() -> (End, Peer, Arc<Memory>, Arc<Region>, [Socket; 2]) {
+    let (end, mut peer) = connected();
+    let memory = Memory::new(1);
+    let region = memory.register(end.pd.id());
+    let broker = queue(&end, &memory).0;
     peer.say(write(0, region.key(), 1), &[1]);
     peer.expect(Op::LaneOffer);
     let (there, here) = socket::pair().unwrap();
     let mut here = Some(here);
-    let ready = lane_in(end, |lane| {
+    let ready = lane_in(&end, |lane| {
         lane.stream = here.take().and_then(|here| lane.receiver.intake(here).ok());
         lane.state = In::Ready;
         let (epoll, token) = (end.conn.progress.epoll(), end.conn.lane_token(LANE_IN));
@@ -127,8 +132,8 @@ fn silent_lane(end: &End, peer: &mut Peer, region: &Region) -> Socket {
     });
     assert_eq!(ready, Some(true));
     socket::send(there.as_fd(), &[7]).unwrap();
-    until("silence", || lane_in(end, |lane| lane.deaf) == Some(true));
-    there
+    until("silence", || lane_in(&end, |lane| lane.deaf) == Some(true));
+    (end, peer, memory, region, [broker, there])
 }
 
 fn lane_in<T>(end: &End, look: impl FnOnce(&mut LaneIn) -> T) -> Option<T> {
@@ -137,11 +142,7 @@ fn lane_in<T>(end: &End, look: impl FnOnce(&mut LaneIn) -> T) -> Option<T> {
 
 #[test]
 fn epoll_does_not_tell_for_long_of_what_no_frame_has_announced_yet() {
-    let (end, mut peer) = connected();
-    let memory = Memory::new(1);
-    let region = memory.register(end.pd.id());
-    let _broker = queue(&end, &memory);
-    let _there = silent_lane(&end, &mut peer, &region);
+    let (end, mut peer, memory, region, _sockets) = silent_lane();
     peer.say(Frame { lane: LANE, ..write(0, region.key(), 1) }, &[]);
     until("the byte", || lane_in(&end, |lane| !lane.deaf && lane.read == 1) == Some(true));
     assert_eq!(memory.bytes()[0], 7);
@@ -149,11 +150,7 @@ fn epoll_does_not_tell_for_long_of_what_no_frame_has_announced_yet() {
 
 #[test]
 fn a_lane_is_heard_again_when_the_queue_pair_has_failed_and_when_nobody_has_looked_for_long() {
-    let (end, mut peer) = connected();
-    let memory = Memory::new(1);
-    let region = memory.register(end.pd.id());
-    let _broker = queue(&end, &memory);
-    let _there = silent_lane(&end, &mut peer, &region);
+    let (end, _peer, _memory, _region, _sockets) = silent_lane();
     // As if this process had been stopped: silence sets in again.
     let since = lane_in(&end, |lane| std::mem::take(&mut lane.early).since);
     let again = |lane: &mut LaneIn| lane.deaf && Some(lane.early.since) > since;
