@@ -103,13 +103,13 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 
 	rxq = &peer->rxq[queue];
 	delay = READ_ONCE(peer->inject.delay);
-	if (unlikely(delay)) {
+	if (unlikely(delay))
 		vhs_cb(skb)->arrives = ktime_add_us(ktime_get(), delay);
-		/* It is on the wire; TCP waits for what is not. */
-		skb_orphan(skb);
-	}
 	skb_tx_timestamp(skb);
-	/* It may wait for long. */
+	/* It is on the wire: its sender does not wait for the receiver, which
+	 * may be late.
+	 */
+	skb_orphan(skb);
 	nf_reset_ct(skb);
 	vhs_tx_count(txq, skb);
 	if (unlikely(ptr_ring_produce(&rxq->ring, skb))) {
