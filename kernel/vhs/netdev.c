@@ -5,6 +5,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <net/ip.h>
+#include <net/sock.h>
 
 #include "vhs.h"
 
@@ -82,6 +83,17 @@ static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
 	u64_stats_update_end(&txq->syncp);
 }
 
+/*
+ * TCP has more to send than it gives a device that has not sent yet. What it
+ * has given is on the wire: the rest is not to be sent by the receiver's
+ * processor, when that has read this. Others may write to a packet, or fill
+ * the ring, as soon as it is not theirs any more.
+ */
+static bool vhs_is_tcp(const struct sk_buff *skb)
+{
+	return skb->sk && sk_fullsock(skb->sk) && sk_is_tcp(skb->sk);
+}
+
 static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 {
 	struct vhs_port *port = netdev_priv(dev), *peer = port->peer;
@@ -106,10 +118,9 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (unlikely(delay))
 		vhs_cb(skb)->arrives = ktime_add_us(ktime_get(), delay);
 	skb_tx_timestamp(skb);
-	/* It is on the wire: its sender does not wait for the receiver, which
-	 * may be late.
-	 */
-	skb_orphan(skb);
+	if (delay || vhs_is_tcp(skb))
+		skb_orphan(skb);
+	/* It may wait for long. */
 	nf_reset_ct(skb);
 	vhs_tx_count(txq, skb);
 	if (unlikely(ptr_ring_produce(&rxq->ring, skb))) {
