@@ -279,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_exits_asks_for_no_other_queue() {
+        let progress: &'static Progress = Box::leak(Box::new(Progress::new(config().unwrap()).unwrap()));
+        let memory = Memory::new(1);
+        let kind = memory.device().kind();
+        let (ours, broker) = socket::pair().unwrap();
+        let (listener, _) = socket::listen(None).unwrap();
+        progress.lanes.set(1, Receiver::of_no_queue(1, memory.device(), ours, listener));
+        let asked = || progress.lanes.find(1, kind).unwrap().asked.load(Ordering::Relaxed);
+        assert!(progress.lanes.queue(progress, 1, kind).is_some() && asked() == 0);
+        progress.lanes.close();
+        drop(broker);
+        let before = asked();
+        assert!(!progress.lanes.find(1, kind).unwrap().is_live());
+        assert!(progress.lanes.queue(progress, 1, kind).is_none());
+        assert_eq!(asked(), before);
+    }
+
+    #[test]
     fn a_port_from_which_nothing_can_be_accepted_is_not_heard_for_a_moment() {
         let progress = Progress::new(config().unwrap()).unwrap();
         // It has something to read, but accept(2) fails of it.
