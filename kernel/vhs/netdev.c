@@ -84,10 +84,10 @@ static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
 }
 
 /*
- * TCP has more to send than it gives a device that has not sent yet. What it
- * has given is on the wire: the rest is not to be sent by the receiver's
- * processor, when that has read this. Others may write to a packet, or fill
- * the ring, as soon as it is not theirs any more.
+ * TCP holds back what follows packets that their device has not sent, and sends
+ * it on the processor that frees them: here the receiver's. So its packets are
+ * let go of when they are on the wire. Others are not: UDP would fill the ring,
+ * and packet(7) would have its ring's memory written to before it is read.
  */
 static bool vhs_is_tcp(const struct sk_buff *skb)
 {
