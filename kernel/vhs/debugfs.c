@@ -16,8 +16,8 @@ static int vhs_stop_queues_get(void *data, u64 *mask)
 	return 0;
 }
 
-/* What waits in a queue that may go on is looked at now: TCP sends no second
- * copy of a packet while the first one is in a ring.
+/* What waits in a queue that may go on is looked at now, and not when the next
+ * packet comes.
  */
 static int vhs_stop_queues_set(void *data, u64 mask)
 {

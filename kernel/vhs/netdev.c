@@ -87,7 +87,8 @@ static void vhs_tx_count(struct vhs_txq *txq, struct sk_buff *skb)
  * TCP holds back what follows packets that their device has not sent, and sends
  * it on the processor that frees them: here the receiver's. So its packets are
  * let go of when they are on the wire. Others are not: UDP would fill the ring,
- * and packet(7) would have its ring's memory written to before it is read.
+ * and packet(7) of 6.12 would have its ring's memory written to before it is
+ * read.
  */
 static bool vhs_is_tcp(const struct sk_buff *skb)
 {
@@ -118,7 +119,7 @@ static netdev_tx_t vhs_xmit(struct sk_buff *skb, struct net_device *dev)
 	if (unlikely(delay))
 		vhs_cb(skb)->arrives = ktime_add_us(ktime_get(), delay);
 	skb_tx_timestamp(skb);
-	if (delay || vhs_is_tcp(skb))
+	if (vhs_is_tcp(skb))
 		skb_orphan(skb);
 	/* It may wait for long. */
 	nf_reset_ct(skb);

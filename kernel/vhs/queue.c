@@ -12,7 +12,7 @@ static struct page_pool *vhs_pool(struct vhs_rxq *rxq, u32 buf_size,
 	struct net_device *dev = rxq->port->dev;
 	struct page_pool_params params = {
 		.order = get_order(buf_size),
-		/* What is kept to be used again is as many bytes of any size. */
+		/* Its ring keeps as many bytes of buffers of any size. */
 		.pool_size = DIV_ROUND_UP(rxq->port->ring_size * PAGE_SIZE,
 					  buf_size),
 		.nid = NUMA_NO_NODE,
