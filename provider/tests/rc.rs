@@ -77,7 +77,8 @@ impl End {
     }
 
     fn post(&self, id: u64, op: SendOp, sge: Sge) {
-        let wr = SendWr { id, op, flags: SendFlags::empty(), payload: Payload::Sges(&[sge]) };
+        let sges = [sge];
+        let wr = SendWr { id, op, flags: SendFlags::empty(), payload: Payload::Sges(&sges) };
         self.qp.post_send([wr]).unwrap();
     }
 

@@ -29,9 +29,10 @@ impl Group {
 }
 
 /// All groups.
-pub const GROUPS: [Group; 12] = [
+pub const GROUPS: [Group; 13] = [
     Group { name: "fmt", about: "the code is formatted", run: fmt },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
+    Group { name: "msrv", about: "every target compiles with the oldest Rust that Cargo.toml names", run: msrv },
     Group { name: "regen", about: "the checked-in bindings are what is generated", run: bindings },
     Group { name: "deny", about: "licences, advisories and sources of the dependencies", run: deny },
     Group { name: "unit", about: "every crate's own tests", run: unit },
@@ -75,6 +76,18 @@ fn clippy() -> Result<Tally> {
         )?;
     }
     Ok(tally)
+}
+
+fn msrv() -> Result<Tally> {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    let asked = Command::new("rustup").args(["run", oldest, "cargo", "--version"]).output();
+    if !asked.is_ok_and(|asked| asked.status.success()) {
+        let why = format!("Rust {oldest} is not installed (rustup toolchain install --profile minimal {oldest})");
+        return Ok(skip("cargo check", &why));
+    }
+    let mut check = Command::new("rustup");
+    check.current_dir(root()?).args(["run", oldest, "cargo", "check", "--quiet", "--locked", "--workspace"]);
+    verdict(check.args(["--all-targets", "--target-dir", "target/msrv"]))
 }
 
 /// What is built by itself.

@@ -93,7 +93,8 @@ impl End {
     }
 
     pub(super) fn post(&self, op: SendOp, sge: Sge) {
-        let wr = SendWr { id: 1, op, flags: SendFlags::empty(), payload: Payload::Sges(&[sge]) };
+        let sges = [sge];
+        let wr = SendWr { id: 1, op, flags: SendFlags::empty(), payload: Payload::Sges(&sges) };
         self.qp.post_send([wr]).unwrap();
     }
 
