@@ -13,7 +13,7 @@ use crate::failure::Failure;
 ///
 /// Programs of this network namespace and this PID namespace, of this user (of all for root). Bytes of payload, since each
 /// connection began: IN and OUT are all of it; DEVICE is what NICs put into, and sent from, memory of devices, HOST what
-/// of such memory passed through the host.
+/// passed through the host on its way from or to such memory, or was copied from where a NIC had put it by the CPU.
 #[derive(Debug, clap::Args)]
 pub struct Top {
     /// Print once, and end
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_row_says_what_passed_and_what_the_host_touched() {
-        let traffic = |received| Traffic { received, staged_received: 5, linear_received: 7, ..Traffic::default() };
+        let traffic = |received| Traffic { received, staged_received: 5, host_copied: 7, ..Traffic::default() };
         let peer = Some(("192.0.2.1".to_owned(), 0x12_3456));
         let qp = |received| QpReport {
             qpn: 0xabc,

@@ -13,7 +13,7 @@ use dmverbs_proto::{
 
 use super::conn::{Answer, Conn, Inner, RECEIVES};
 use super::lane::{LaneIn, on_device};
-use crate::mem::{self, AccessError, Device, Kind, Piece as Copy, Region, Span};
+use crate::mem::{self, AccessError, Copier, Device, Kind, Piece as Copy, Region, Span};
 use crate::sys::devmem::{Landing, Piece};
 use crate::sys::socket::{self, Iov};
 use crate::transport::Receiver;
@@ -484,42 +484,38 @@ impl Conn {
             }
             return kept.is_ok();
         }
-        let mut copies = Copies { from, pieces: Vec::new(), to: None };
+        let mut copies = Copies { from, pieces: Vec::new(), to: None, by_engine: 0, by_cpu: 0 };
+        let placed = self.copy_pieces(inner, landing, &mut copies);
+        inner.traffic.engine_copied += copies.by_engine;
+        inner.traffic.host_copied += copies.by_cpu;
+        if placed.is_err() {
+            self.misplaced(inner);
+        }
+        placed.is_ok()
+    }
+
+    fn copy_pieces(&self, inner: &mut Inner, landing: &Landing, copies: &mut Copies<'_>) -> Result<(), AccessError> {
         let (mut host, mut done) = (0, 0);
         for piece in &landing.pieces {
-            match *piece {
-                Piece::Device { len, .. } => inner.traffic.device_received += u64::from(len),
-                Piece::Host { len } => inner.traffic.linear_received += u64::from(len),
-            }
-            let placed = match *piece {
+            done += match *piece {
                 Piece::Device { at, len, .. } => {
-                    let placed =
-                        self.spans(inner, done, len, |span, offset, skip, n| copies.add(span, offset, at + skip, n));
-                    done += len;
-                    placed
+                    inner.traffic.device_received += u64::from(len);
+                    self.spans(inner, done, len, |span, offset, skip, n| copies.add(span, offset, at + skip, n))?;
+                    len
                 }
                 Piece::Host { len } => {
+                    inner.traffic.linear_received += u64::from(len);
                     let bytes = &landing.bytes()[host as usize..(host + len) as usize];
                     host += len;
-                    let placed = copies.run().and_then(|()| {
-                        self.spans(inner, done, len, |span, offset, skip, n| {
-                            span.copy_in(offset, &bytes[skip as usize..][..n])
-                        })
-                    });
-                    done += len;
-                    placed
+                    copies.run()?;
+                    let copy_in =
+                        |span: &Span, offset, skip: u64, n| span.copy_in(offset, &bytes[skip as usize..][..n]);
+                    self.spans(inner, done, len, copy_in)?;
+                    len
                 }
             };
-            if placed.is_err() {
-                self.misplaced(inner);
-                return false;
-            }
         }
-        if copies.run().is_err() {
-            self.misplaced(inner);
-            return false;
-        }
-        true
+        copies.run()
     }
 
     /// Calls `each` for the spans, and their offsets, that `len` bytes of payload from `offset` behind what is already in
@@ -616,6 +612,9 @@ struct Copies<'a> {
     pieces: Vec<Copy>,
     /// Whose memory they all go to.
     to: Option<Arc<Region>>,
+    /// Bytes copied, and by whom.
+    by_engine: u64,
+    by_cpu: u64,
 }
 
 impl Copies<'_> {
@@ -625,6 +624,7 @@ impl Copies<'_> {
             self.run()?;
             let mut bytes = Vec::with_capacity(n);
             self.from.read(at, n, &mut bytes).map_err(|_| AccessError::Fault)?;
+            self.by_cpu += n as u64;
             return span.copy_in(offset, &bytes);
         };
         if !self.to.as_ref().is_some_and(|to| Arc::ptr_eq(to, region)) {
@@ -641,12 +641,16 @@ impl Copies<'_> {
     fn run(&mut self) -> Result<(), AccessError> {
         let Some(to) = self.to.take() else { return Ok(()) };
         let device = to.device().filter(|_| to.is_live()).ok_or(AccessError::NoKey)?;
-        let copied = device.gather(self.from, &self.pieces).map_err(|e| {
+        let copier = device.gather(self.from, &self.pieces).map_err(|e| {
             tracing::error!(error = %e, "the memory of a device cannot be copied");
             AccessError::Fault
         });
-        self.pieces.clear();
-        copied
+        let bytes: u64 = self.pieces.drain(..).map(|piece| piece.len).sum();
+        match copier? {
+            Copier::Engine => self.by_engine += bytes,
+            Copier::Cpu => self.by_cpu += bytes,
+        }
+        Ok(())
     }
 }
 

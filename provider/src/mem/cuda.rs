@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Device, Kind, Piece};
+use super::{Copier, Device, Kind, Piece};
 use crate::sys::cuda::{Address, Allocation, Gpu};
 use crate::sys::mman::page_size;
 use crate::sys::{dmabuf, thread};
@@ -122,10 +122,11 @@ impl Device for Memory {
         self.base
     }
 
-    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<Copier> {
         if from.kind() != self.kind() {
             return self.gather_by_host(from, pieces);
         }
-        self.gpu.gather(pieces.iter().map(|piece| (self.base + piece.dst, from.base() + piece.src, piece.len as usize)))
+        let pieces = pieces.iter().map(|piece| (self.base + piece.dst, from.base() + piece.src, piece.len as usize));
+        self.gpu.gather(pieces).map(|()| Copier::Engine)
     }
 }

@@ -19,6 +19,14 @@ pub(crate) enum Kind {
     Cuda(i32),
 }
 
+/// Who has copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Copier {
+    /// The device's engine: the host has touched nothing.
+    Engine,
+    Cpu,
+}
+
 /// One piece of a copy: `len` bytes at `src` of one buffer go to `dst` of another.
 pub(crate) use crate::sys::softaccel::Segment as Piece;
 
@@ -65,11 +73,11 @@ pub(crate) trait Device: Debug + Send + Sync {
     /// There are none left, or not for us.
     fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>>;
 
-    /// Copies pieces of `from`, in order.
+    /// Copies pieces of `from`, in order, and says who did.
     ///
     /// # Errors
     /// The device's; some bytes may have been written.
-    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<Copier> {
         self.gather_by_host(from, pieces)
     }
 
@@ -82,14 +90,14 @@ pub(crate) trait Device: Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of both.
-    fn gather_by_host(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+    fn gather_by_host(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<Copier> {
         let mut bytes = Vec::new();
         for piece in pieces {
             bytes.clear();
             from.read(piece.src, piece.len as usize, &mut bytes)?;
             self.write(piece.dst, &bytes)?;
         }
-        Ok(())
+        Ok(Copier::Cpu)
     }
 }
 

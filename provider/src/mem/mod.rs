@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
-pub(crate) use device::{Device, Kind, Piece};
+pub(crate) use device::{Copier, Device, Kind, Piece};
 pub(crate) use dmabuf::register_dmabuf;
 pub(crate) use host::{advise, register, unkeyed};
 pub(crate) use keys::keys;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Device, Kind, Piece};
+use super::{Copier, Device, Kind, Piece};
 use crate::sys::dmabuf;
 use crate::sys::softaccel::{SEGMENTS_MAX, SoftAccel};
 
@@ -56,13 +56,13 @@ impl Device for Memory {
         Ok(Box::new(Memory::new(self.accelerator.try_clone()?, dmabuf)?))
     }
 
-    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<()> {
+    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<Copier> {
         let Some(source) = from.dmabuf().filter(|_| from.kind() == self.kind) else {
             return self.gather_by_host(from, pieces);
         };
         for pieces in pieces.chunks(SEGMENTS_MAX) {
             self.accelerator.copy(source, self.dmabuf.as_fd(), pieces)?;
         }
-        Ok(())
+        Ok(Copier::Engine)
     }
 }

@@ -10,6 +10,7 @@ use crate::sys::report;
 /// Payload of a QP in bytes, since its connection began. What is for, or from, memory of devices is counted once more:
 /// by its way.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Traffic {
     /// Payload received, into whatever memory.
     pub received: u64,
@@ -19,6 +20,10 @@ pub struct Traffic {
     pub device_received: u64,
     /// Of that, left where the NIC put it (dmv_take_message(), include/dmverbs.h).
     pub in_place_received: u64,
+    /// Of that, copied from there to its place by the engine of its device.
+    pub engine_copied: u64,
+    /// Of that, copied by the CPU: its place is the host's, or can be mapped, or is of another kind than the queue's memory.
+    pub host_copied: u64,
     /// Received by a lane, yet into host memory: beside the split, or of packets that were not split.
     pub linear_received: u64,
     /// Received in-band for memory of a device, or copied out of the memory of a queue that could not be spared: it
@@ -37,10 +42,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Bytes from and to memory of devices that the host had its hands on.
+    /// Bytes on their way from and to memory of devices that the host had its hands on.
     #[must_use]
     pub fn host_touched(&self) -> u64 {
-        self.linear_received.saturating_add(self.staged_received).saturating_add(self.staged_sent)
+        let received = self.linear_received.saturating_add(self.staged_received).saturating_add(self.host_copied);
+        received.saturating_add(self.staged_sent)
     }
 
     /// What was counted of payload sent: in all, by the NIC, and through the host.
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_sum_of_whatever_was_told_does_not_overflow() {
-        let traffic = Traffic { linear_received: u64::MAX, staged_sent: 1, ..Traffic::default() };
+        let traffic = Traffic { linear_received: u64::MAX, staged_sent: 1, host_copied: 1, ..Traffic::default() };
         assert_eq!(traffic.host_touched(), u64::MAX);
     }
 }
