@@ -6,11 +6,11 @@
  * none: dmv_take_message() tells where in the memory of the NIC's receive queue, which is memory of a device, the
  * message lies, and dmv_return_message() gives that memory back. Nothing is copied in between.
  *
- * Memory that is held is memory that the NIC lacks. Beyond half of what the queue has, the payload of later messages
- * is copied to the host, and so is what comes before there is a way around the host (which the first receive or
- * message opens), or where there is none. All are of the same message to the program: pieces, each of which says where
- * it is. So much memory of the host a peer can make the library take: the lengths of all receives that are posted, and
- * of all messages that are not returned.
+ * Memory that is held is memory that the NIC lacks. Beyond half of what the queue has, of which one QP has no more
+ * than three times what it leaves to others, the payload of later messages is copied to the host, and so is what comes
+ * before there is a way around the host (which the first receive or message opens), or where there is none. All are of
+ * the same message to the program: pieces, each of which says where it is. So much memory of the host a peer can make
+ * the library take: the lengths of all receives that are posted, and of all messages that are not returned.
  *
  * A program links with libibverbs alone: under a library that is not dmverbs', or one that it has loaded itself without
  * RTLD_GLOBAL, all of this returns EOPNOTSUPP. With a C library older than glibc 2.34, link with -ldl.

@@ -5,18 +5,18 @@
  *   devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES]
  *   devverbs check -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-k N] [-w] HOST
  *   devverbs speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES] [-w] HOST
- *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST
+ *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-s BYTES] [-n BYTES] [-w] HOST
  *   devverbs early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-w] HOST
  *
  * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
  * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
- * offsets; what arrives is compared by checksum, and so are the bytes before and behind it; with -w again and again, until
- * standard input has a line or ends. "speed" measures one
- * operation; what is received in place is looked at once. "hold" has the server hold as many messages, received in
- * place, as are -n bytes; if the client is killed meanwhile, the server says how many of them are right. "early" sends
- * as many messages as a server with -i has receives posted before its queue pairs are connected, in place. With -w these
- * three say "ready" before, and "done" after, and wait for a line each time. The server serves one client, and ends with
- * it; with -r it registers its memory anew when that has come, and with -c it leaves a child behind that sleeps for ever.
+ * offsets; what arrives is compared by checksum, and so are the bytes before and behind it; with -w again and again,
+ * until standard input has a line or ends. "speed" measures one operation; what is received in place is looked at once.
+ * "hold" has the server hold as many messages, received in place, as are -n bytes, the last one by the last QP; if a
+ * client of one QP is killed meanwhile, the server says how many of them are right. "early" sends as many messages as a
+ * server with -i has receives posted before its queue pairs are connected, in place. With -w these three say "ready"
+ * before, and "done" after, and wait for a line each time. The server serves one client, and ends with it; with -r it
+ * registers its memory anew when that has come, and with -c it leaves a child behind that sleeps for ever.
  */
 
 #include <dmverbs.h>
@@ -255,12 +255,17 @@ static unsigned int await_some(unsigned int most, struct ibv_wc *wc)
 	}
 }
 
-static void await(unsigned int completions)
+/* Gives the immediate data of the last one, or 0. */
+static uint32_t await(unsigned int completions)
 {
-	struct ibv_wc wc[DEPTH];
+	struct ibv_wc wc[DEPTH], *last;
+	unsigned int n;
 
-	while (completions)
-		completions -= await_some(completions, wc);
+	do {
+		n = await_some(completions, wc);
+		last = &wc[n - 1];
+	} while (completions -= n);
+	return last->wc_flags & IBV_WC_WITH_IMM ? ntohl(last->imm_data) : 0;
 }
 
 static void receive(unsigned int which, uint64_t at, uint32_t len)
@@ -315,7 +320,7 @@ static void ask(unsigned int which, enum operation operation, uint64_t at, uint6
 	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
 	struct ibv_send_wr *bad, wr = {
 		.sg_list = &sge, .num_sge = 1, .opcode = opcodes[operation], .send_flags = IBV_SEND_SIGNALED,
-		.wr.rdma = { .remote_addr = IOVA + remote, .rkey = theirs.rkey },
+		.imm_data = htonl(len), .wr.rdma = { .remote_addr = IOVA + remote, .rkey = theirs.rkey },
 	};
 
 	errno = ibv_post_send(qp[which], &wr, &bad);
@@ -436,7 +441,7 @@ static void serve(int fd)
 			give_back(command.qp, &held[holds]);
 			break;
 		case AWAIT:
-			await(command.len);
+			sum = await(command.len);
 			break;
 		case SUM:
 			sum = memory_sum(&memory, command.at, command.len);
@@ -471,6 +476,7 @@ static bool check_one(int fd, unsigned int which, enum operation operation, uint
 	bool here = operation == READ;
 	struct command clear = { .what = CLEAR, .seed = UNTOUCHED, .at = to - MARGIN, .len = len + 2 * MARGIN };
 	uint64_t source = from + (SIZE / 2), ends[2] = { to - MARGIN, to + len };
+	uint32_t imm = 0;
 	unsigned int i;
 
 	if (here) {
@@ -487,7 +493,11 @@ static bool check_one(int fd, unsigned int which, enum operation operation, uint
 	}
 	await(1);
 	if (operation != WRITE && operation != READ)
-		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+		imm = tell(fd, (struct command){ .what = AWAIT, .len = 1 });
+	if (imm != (operation == WRITE_IMM ? len : 0)) {
+		printf("%s of %u bytes: immediate data %u\n", names[operation], len, imm);
+		return false;
+	}
 	if (operation == SEND_IN_PLACE)
 		tell(fd, (struct command){ .what = GATHER, .qp = which, .at = to });
 	if (sum_at(fd, here, to, len) != sum_of_seed(len, seed)) {
@@ -593,29 +603,31 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 /* More than the queue can spare are held, and all are right; when they have been returned, the next stays in place. */
 static int hold(int fd, uint32_t size, uint64_t total, bool waits)
 {
+	unsigned int wrong = 0, last = qps - 1, which;
 	uint64_t count = total / size, i;
-	unsigned int wrong;
 
-	wrong = !check_one(fd, 0, SEND_IN_PLACE, size, 1);
+	for (i = 0; i < qps; i++)
+		wrong += !check_one(fd, i, SEND_IN_PLACE, size, 1);
 	if (waits)
 		wait_for_line("ready");
 	for (i = 0; i < count; i++) {
+		which = i + 1 < count ? 0 : last;
 		memory_fill(&memory, 0, size, i + FIRST_HELD);
-		tell(fd, (struct command){ .what = RECEIVE_IN_PLACE, .len = size });
-		ask(0, SEND_IN_PLACE, 0, 0, size);
+		tell(fd, (struct command){ .what = RECEIVE_IN_PLACE, .qp = which, .len = size });
+		ask(which, SEND_IN_PLACE, 0, 0, size);
 		await(1);
 		tell(fd, (struct command){ .what = AWAIT, .len = 1 });
-		tell(fd, (struct command){ .what = HOLD });
+		tell(fd, (struct command){ .what = HOLD, .qp = which });
 	}
 	if (waits)
 		wait_for_line("held");
 	/* All others have come, and would have been put where these are if that were free. */
 	while (i--) {
-		tell(fd, (struct command){ .what = RETURN, .at = 0 });
+		tell(fd, (struct command){ .what = RETURN, .qp = i + 1 < count ? 0 : last, .at = 0 });
 		wrong += sum_at(fd, false, 0, size) != sum_of_seed(size, i + FIRST_HELD);
 	}
 	wrong += !check_one(fd, 0, SEND_IN_PLACE, size, 2);
-	printf("%lu of %lu messages right\n", count + 2 - wrong, count + 2);
+	printf("%lu of %lu messages right\n", count + qps + 1 - wrong, count + qps + 1);
 	if (waits)
 		wait_for_line("done");
 	return wrong != 0;
@@ -700,11 +712,9 @@ static void *leave_children(void *unused)
 
 static void usage(void)
 {
-	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES]\n"
-	      "  [-t TIMEOUT]\n"
-	      "devverbs check|speed -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION] [-s BYTES] [-n BYTES]\n"
-	      "  [-k N] [-w] HOST\n"
-	      "devverbs hold|early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-n BYTES] [-w] HOST\n", stderr);
+	fputs("devverbs serve -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-r] [-c] [-i BYTES] [-t TIMEOUT]\n"
+	      "devverbs check|speed|hold|early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-o OPERATION]\n"
+	      "  [-s BYTES] [-n BYTES] [-k N] [-w] HOST\n", stderr);
 	exit(2);
 }
 

@@ -3,13 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::conn::{Conn, Inner};
 use crate::mem::{AccessError, Kind};
 use crate::object::{MessagePiece, Place, Taken, Traffic};
 use crate::sys::devmem::{Landing, Piece};
-use crate::transport::{Intake, Receiver};
+use crate::transport::{HeldBlocks, Intake, Receiver};
 
 /// Those of a QP.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Messages {
     arriving: Option<Arriving>,
     complete: VecDeque<Message>,
     taken: HashMap<u64, Message>,
+    /// What is held of the memory of a queue, the last that brought any.
+    own: Option<(Weak<Receiver>, Arc<HeldBlocks>)>,
     /// The handle of the one that was taken last.
     last: u64,
 }
@@ -47,6 +49,8 @@ struct Message {
 #[derive(Debug)]
 struct Held {
     receiver: Arc<Receiver>,
+    /// All that its QP holds there.
+    own: Arc<HeldBlocks>,
     /// The lane by which it came: only through it can the memory be given back.
     lane: Arc<dyn Intake>,
     pieces: Vec<Piece>,
@@ -71,6 +75,12 @@ impl Messages {
             piece.at += base;
         }
         self.complete.push_back(Message { id, pieces: pieces.into(), _host: host, held });
+    }
+
+    /// What is held of this queue's memory.
+    fn own(&mut self, receiver: &Arc<Receiver>) -> Arc<HeldBlocks> {
+        self.own.take_if(|(of, _)| !std::ptr::eq(of.as_ptr(), Arc::as_ptr(receiver)));
+        self.own.get_or_insert_with(|| (Arc::downgrade(receiver), Arc::default())).1.clone()
     }
 
     /// Gives all memory back. Handles are not given again.
@@ -123,14 +133,16 @@ impl Arriving {
         }
     }
 
-    /// Bytes in the memory of a queue; false if that cannot be spared, or others of the message are in that of another.
-    fn hold(&mut self, receiver: &Arc<Receiver>, lane: &Arc<dyn Intake>, piece: Piece) -> bool {
+    /// Bytes in the memory of a queue, of which its QP holds `own`; false if that cannot be spared, or others of the
+    /// message are in that of another.
+    fn hold(&mut self, receiver: &Arc<Receiver>, own: &Arc<HeldBlocks>, lane: &Arc<dyn Intake>, piece: Piece) -> bool {
         let Piece::Device { at, len, .. } = piece else { return false };
-        if self.held.as_ref().is_some_and(|held| !Arc::ptr_eq(&held.lane, lane)) || !receiver.spare(at, len) {
+        if self.held.as_ref().is_some_and(|held| !Arc::ptr_eq(&held.lane, lane)) || !receiver.spare(own, at, len) {
             return false;
         }
         let held = self.held.get_or_insert_with(|| Held {
             receiver: receiver.clone(),
+            own: own.clone(),
             lane: lane.clone(),
             pieces: Vec::new(),
         });
@@ -150,7 +162,7 @@ impl Held {
         let pieces = std::mem::take(&mut self.pieces);
         for piece in &pieces {
             if let Piece::Device { at, len, .. } = *piece {
-                self.receiver.recover(at, len);
+                self.receiver.recover(&self.own, at, len);
             }
         }
         self.lane.give_back(&pieces).unwrap_or_else(|e| {
@@ -180,6 +192,7 @@ impl Conn {
         landing: &mut Landing,
     ) -> Result<(), AccessError> {
         let lane = inner.link.as_ref().and_then(|link| link.lane_in.as_ref()?.stream()).cloned();
+        let own = inner.messages.own(receiver);
         let (Some(lane), Some(message)) = (lane, inner.messages.arriving.as_mut()) else {
             return Err(AccessError::OutOfRange);
         };
@@ -195,12 +208,15 @@ impl Conn {
                 }
                 Piece::Device { at, len, .. } => {
                     inner.traffic.device_received += u64::from(len);
-                    if device == Some(receiver.memory().0.kind()) && message.hold(receiver, &lane, piece) {
+                    if device == Some(receiver.memory().0.kind()) && message.hold(receiver, &own, &lane, piece) {
                         inner.traffic.in_place_received += u64::from(len);
                         continue;
                     }
                     left.push(piece);
-                    inner.traffic.staged_received += if device.is_some() { u64::from(len) } else { 0 };
+                    // Copied out for memory of a device, or to its place, which is the host's.
+                    let traffic = &mut inner.traffic;
+                    let copied = if device.is_some() { &mut traffic.staged_received } else { &mut traffic.host_copied };
+                    *copied += u64::from(len);
                     let mut bytes = Vec::with_capacity(len as usize);
                     let read = receiver.memory().0.read(at, len as usize, &mut bytes).map_err(|_| AccessError::Fault);
                     result = result.and(read).and_then(|()| message.add_host(&bytes));

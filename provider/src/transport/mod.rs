@@ -12,7 +12,7 @@ mod zcrx;
 pub(crate) use batch::{Batch, BatchPool, COPY_MAX, Flushed, OnDevice, Outlet, Queue};
 pub(crate) use intake::{Ending, Intake};
 pub(crate) use notices::Notices;
-pub(crate) use rx::Receiver;
+pub(crate) use rx::{HeldBlocks, Receiver};
 pub(crate) use stream::{Stream, Wait};
 #[cfg(test)]
 pub(crate) use tx::Binding;

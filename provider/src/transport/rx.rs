@@ -197,14 +197,22 @@ impl Receiver {
         })
     }
 
-    /// Takes a piece of the memory that is bound out of use; false if the queue needs what is left.
-    pub(crate) fn spare(&self, at: u64, len: u32) -> bool {
-        self.held.hold(at, len)
+    /// Takes a piece of the memory that is bound out of use, for a connection that has `own` out of use; false if the
+    /// queue needs what is left, or other connections do.
+    pub(crate) fn spare(&self, own: &HeldBlocks, at: u64, len: u32) -> bool {
+        let spare = SPARE.saturating_sub(self.held.blocks());
+        if spare == 0 || own.blocks() >= SHARE * spare {
+            return false;
+        }
+        self.held.hold(at, len);
+        own.hold(at, len);
+        true
     }
 
     /// A piece of the memory is of use again.
-    pub(crate) fn recover(&self, at: u64, len: u32) {
+    pub(crate) fn recover(&self, own: &HeldBlocks, at: u64, len: u32) {
         self.held.release(at, len);
+        own.release(at, len);
     }
 
     /// Whether it is for memory of `kind` behind this interface.
@@ -231,10 +239,10 @@ impl Receiver {
     }
 }
 
-/// How much of the memory that is bound its queue must do without, at most: counted by blocks as large as the pages
-/// that the memory is bound in if the NIC can do that, as one byte held is a page less.
+/// How much of the memory that is bound its queue must do without, in all or because of one connection: counted by
+/// blocks as large as the pages that the memory is bound in if the NIC can do that, as one byte held is a page less.
 #[derive(Debug)]
-struct HeldBlocks {
+pub(crate) struct HeldBlocks {
     /// Pieces held of each block.
     pieces: Box<[AtomicU32]>,
     /// Blocks of which some are.
@@ -243,6 +251,11 @@ struct HeldBlocks {
 
 const BLOCK: u64 = 64 << 10;
 const BLOCKS: u64 = BOUND / BLOCK;
+/// Blocks that the queue can do without.
+const SPARE: u64 = BLOCKS / 2;
+/// A connection has as many times what is left for others, at most: one alone three quarters, another then three
+/// quarters of the rest.
+const SHARE: u64 = 3;
 
 impl Default for HeldBlocks {
     fn default() -> HeldBlocks {
@@ -256,17 +269,17 @@ impl HeldBlocks {
         self.pieces.get(first as usize..=last as usize).unwrap_or_default()
     }
 
-    fn hold(&self, at: u64, len: u32) -> bool {
+    fn blocks(&self) -> u64 {
         // Relaxed, here and below: the numbers stand for nothing but themselves.
-        if self.blocks.load(Relaxed) as u64 >= BLOCKS / 2 {
-            return false;
-        }
+        u64::from(self.blocks.load(Relaxed))
+    }
+
+    fn hold(&self, at: u64, len: u32) {
         for block in self.of(at, len) {
             if block.fetch_add(1, Relaxed) == 0 {
                 self.blocks.fetch_add(1, Relaxed);
             }
         }
-        true
     }
 
     fn release(&self, at: u64, len: u32) {
@@ -358,26 +371,35 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_memory_can_be_held() {
-        let held = HeldBlocks::default();
-        let half = BLOCKS / 2;
-        assert!((0..half).all(|block| held.hold(block * BLOCK, 100)));
-        assert!(!held.hold(half * BLOCK, 100));
-        held.release(0, 100);
-        assert!(held.hold(half * BLOCK, 100));
+    fn half_of_the_memory_can_be_held_and_of_what_is_left_a_quarter_is_for_others() {
+        let memory = Memory::new(1);
+        let (ours, _broker) = socket::pair().unwrap();
+        let (listener, _) = socket::listen(None).unwrap();
+        let receiver = Receiver::of_no_queue(1, memory.device(), ours, listener);
+        let mut next = 0..;
+        let mut hoard = |own: &HeldBlocks| {
+            let takes = |at: u64| receiver.spare(own, at * BLOCK, 100);
+            next.by_ref().take_while(|&at| takes(at)).count() as u64
+        };
+        let owners: Vec<HeldBlocks> = (0..20).map(|_| HeldBlocks::default()).collect();
+        let shares: Vec<u64> = owners.iter().map(&mut hoard).collect();
+        assert_eq!(shares[..2], [SPARE * 3 / 4, SPARE * 3 / 16]);
+        assert_eq!(shares.iter().sum::<u64>(), SPARE, "the last ones have all: {shares:?}");
+        receiver.recover(&owners[0], 0, 100);
+        assert_eq!((hoard(&owners[0]), hoard(&HeldBlocks::default())), (0, 1), "the first has more than the others");
     }
 
     #[test]
     fn a_block_is_held_until_its_last_piece_comes_back() {
         let held = HeldBlocks::default();
-        let blocks = || held.blocks.load(Relaxed);
-        assert!(held.hold(0, 10) && held.hold(10, BLOCK as u32));
-        assert_eq!(blocks(), 2);
+        held.hold(0, 10);
+        held.hold(10, BLOCK as u32);
+        assert_eq!(held.blocks(), 2);
         held.release(0, 10);
-        assert_eq!(blocks(), 2);
+        assert_eq!(held.blocks(), 2);
         held.release(10, BLOCK as u32);
-        assert_eq!(blocks(), 0);
-        assert!(held.hold(BOUND - 1, 1));
-        assert_eq!(blocks(), 1);
+        assert_eq!(held.blocks(), 0);
+        held.hold(BOUND - 1, 1);
+        assert_eq!(held.blocks(), 1);
     }
 }
