@@ -495,7 +495,7 @@ const CHECK: &str = "kernel/vm/check";
 const NOT_READY: u8 = 125;
 
 /// How long all tests may take.
-const TEST_SECONDS: u32 = 2400;
+const TEST_SECONDS: u32 = 4800;
 
 /// What the root needs of Debian's kernels, in the order of loading.
 const MODULES: [&str; 5] =
