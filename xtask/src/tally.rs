@@ -13,6 +13,8 @@ pub struct Tally {
     pub skipped: u64,
     /// The names of those that failed, as far as their programs tell them.
     pub failures: Vec<String>,
+    /// What they want to be read at the end.
+    pub notes: Vec<String>,
 }
 
 impl Tally {
@@ -28,12 +30,14 @@ impl Tally {
             *self += found;
         } else if let Some(name) = failed(line) {
             self.failures.push(name.to_owned());
+        } else if let Some(note) = line.strip_prefix(NOTE) {
+            self.notes.push(note.to_owned());
         }
     }
 
     /// True when there was no test at all.
     pub fn is_empty(&self) -> bool {
-        *self == Tally::default()
+        self.passed + self.failed + self.skipped == 0 && self.failures.is_empty()
     }
 }
 
@@ -43,6 +47,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.failures.extend(other.failures);
+        self.notes.extend(other.notes);
     }
 }
 
@@ -51,6 +56,9 @@ impl std::fmt::Display for Tally {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
+
+/// Begins a line that is shown also when its test passes, and again at the end.
+const NOTE: &str = "summary: ";
 
 /// Picks the lines that somebody wants to see of those that Rust's test programs print: all but what tests print that
 /// passed, unless they say that they could not run.
@@ -70,7 +78,7 @@ impl Digest {
         let passed = line.starts_with("test ") && line.ends_with(" ... ok");
         let empty =
             line.is_empty() || line.starts_with("running ") || line.starts_with("test result: ok. 0 passed; 0 ");
-        line.starts_with("skipped: ") || line.starts_with("summary: ") || !(self.in_successes || passed || empty)
+        line.starts_with("skipped: ") || line.starts_with(NOTE) || !(self.in_successes || passed || empty)
     }
 }
 
@@ -198,6 +206,17 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         }
 
         assert_eq!(tally.failures, ["a row over veth", "cycles"]);
+    }
+
+    #[test]
+    fn keeps_what_is_to_be_read_at_the_end() {
+        let mut tally = Tally::default();
+
+        for line in ["ok untouched (65 s)", "summary: the host touched 0 bytes", "1 passed, 0 failed, 0 skipped"] {
+            tally.read(line);
+        }
+
+        assert_eq!(tally, Tally { passed: 1, notes: vec!["the host touched 0 bytes".into()], ..Tally::default() });
     }
 
     #[test]

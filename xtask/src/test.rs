@@ -109,6 +109,9 @@ fn print_report(report: &[(&str, Tally, Duration)]) {
         let Tally { passed, failed, skipped, .. } = tally;
         println!("{name:<10} {passed:>7} {failed:>7} {skipped:>8} {:>9.1}", time.as_secs_f64());
     }
+    for (name, Tally { notes, .. }, _) in report {
+        notes.iter().for_each(|note| println!("{name}: {note}"));
+    }
     for (name, tally, _) in report {
         for failure in &tally.failures {
             println!("failed in {name}: {failure}");

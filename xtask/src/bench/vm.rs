@@ -90,7 +90,7 @@ impl std::fmt::Display for Report {
                 Some(format!("{median:.1} ({min:.1} … {max:.1})"))
             };
             if let Some(rate) = shown(|run| Some(run.bytes_per_second / 1e6)) {
-                write!(f, "{name:<28} {rate:>24} MB/s")?;
+                write!(f, "{name:<36} {rate:>24} MB/s")?;
             }
             if let Some(processor) = shown(|run| run.cpu_seconds_per_gb) {
                 write!(f, " {processor:>24} s/GB")?;
