@@ -22,7 +22,8 @@ pub struct Traffic {
     pub in_place_received: u64,
     /// Of that, copied from there to its place by the engine of its device.
     pub engine_copied: u64,
-    /// Of that, copied by the CPU: its place is the host's, or can be mapped, or is of another kind than the queue's memory.
+    /// Of that, copied by the CPU: its place is the host's, or can be mapped, or is of another kind than the queue's
+    /// memory.
     pub host_copied: u64,
     /// Received by a lane, yet into host memory: beside the split, or of packets that were not split.
     pub linear_received: u64,
