@@ -15,16 +15,15 @@
  * "hold" has the server hold as many messages, received in place, as are -n bytes, the last one by the last QP; if a
  * client of one QP is killed meanwhile, the server says how many of them are right. "early" sends as many messages as a
  * server with -i has receives posted before its queue pairs are connected, in place. With -w these three say "ready"
- * before, and "done" after, and wait for a line each time. The server serves one client, and ends with it; with -r it
- * registers its memory anew when that has come, and with -c it leaves a child behind that sleeps for ever.
+ * before, and "done" after, and wait for a line each time; "speed" then measures again if there is anything in the line.
+ * The server serves one client, and ends with it; with -r it registers its memory anew when that has come, and with -c it
+ * leaves a child behind that sleeps for ever.
  */
 
+#include <arpa/inet.h>
 #include <dmverbs.h>
 #include <errno.h>
 #include <infiniband/verbs.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,10 +32,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "memory.h"
 
 #define SIZE	   (24UL << 20)	/* of the registered memory */
@@ -81,40 +80,12 @@ static struct ibv_cq *cq;
 static struct ibv_qp *qp[QPS_MAX];
 static struct peer theirs;
 
-static void complain(const char *what, const char *why)
-{
-	fprintf(stderr, "devverbs: %s: %s\n", what, why);
-	exit(1);
-}
-
 static double now(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-static void put(int fd, const void *from, size_t len)
-{
-	if (send(fd, from, len, MSG_NOSIGNAL) != (ssize_t)len)
-		die("send");
-}
-
-/* False if the other side has ended. */
-static bool heard(int fd, void *to, size_t len)
-{
-	ssize_t n = recv(fd, to, len, MSG_WAITALL);
-
-	if (n < 0 && errno != ECONNRESET)
-		die("recv");
-	return n == (ssize_t)len;
-}
-
-static void get(int fd, void *to, size_t len)
-{
-	if (!heard(fd, to, len))
-		complain("recv", "the other side has ended");
 }
 
 static struct ibv_context *open_device(void)
@@ -538,41 +509,27 @@ static int check(int fd, unsigned int every, bool waits)
 	return wrong != 0;
 }
 
-static void wait_for_line(const char *what)
+/* Returns whether there is anything in the line. */
+static bool wait_for_line(const char *what)
 {
-	int c;
+	char line[16];
 
 	puts(what);
-	while ((c = getchar()) != '\n')
-		if (c == EOF)
-			complain("standard input", "no line");
+	if (!fgets(line, sizeof(line), stdin))
+		complain("standard input", "no line");
+	return *line != '\n';
 }
 
-static void speed(int fd, enum operation operation, uint32_t size, uint64_t total, bool waits)
+/* Returns the seconds that it takes. */
+static double measure(int fd, enum operation operation, uint32_t size, uint64_t count, unsigned int places)
 {
-	uint64_t begun = 0, done = 0, count = total / size, i, at;
-	/* WRITE and READ: each QP has bytes of its own, and a place for them, where there is room for that. */
-	unsigned int outstanding[QPS_MAX] = {}, places = 1, n;
 	bool received = operation != WRITE && operation != READ;
+	unsigned int outstanding[QPS_MAX] = {}, n;
+	uint64_t begun = 0, done = 0, at;
 	struct ibv_wc wc[DEPTH];
+	double start = now();
 	uint32_t answer;
-	double start;
 
-	/* The first one opens what is needed for the rest. */
-	for (i = 0; i < qps * 2; i++)
-		if (!check_one(fd, i % qps, operation, size, i))
-			complain("speed", "other bytes arrived");
-	if (!received && qps * (uint64_t)size <= SIZE / 2 && qps <= count)
-		places = qps;
-	for (i = 0; i < places; i++) {
-		if (operation == READ)
-			tell(fd, (struct command){ .what = FILL, .at = SIZE / 2 + i * size, .len = size, .seed = 7 + i });
-		else
-			memory_fill(&memory, i * size, size, 7 + i);
-	}
-	if (waits)
-		wait_for_line("ready");
-	start = now();
 	if (received)
 		put(fd, &(struct command){ .what = STREAM, .qp = operation == SEND_IN_PLACE, .count = count, .at = SIZE / 2,
 					   .len = size }, sizeof(struct command));
@@ -590,14 +547,37 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 	}
 	if (received)
 		get(fd, &answer, sizeof(answer));
-	printf("%s of %u bytes: %.1f MB/s\n", names[operation], size, count * size / (now() - start) / 1e6);
-	for (i = 0; i < places; i++) {
-		at = (operation == READ ? 0 : SIZE / 2) + i * size;
-		if (sum_at(fd, operation == READ, at, size) != sum_of_seed(size, 7 + i))
+	return now() - start;
+}
+
+static void speed(int fd, enum operation operation, uint32_t size, uint64_t total, bool waits)
+{
+	/* WRITE and READ: each QP has bytes of its own, and a place for them, where there is room for that. */
+	bool own = (operation == WRITE || operation == READ) && qps * (uint64_t)size <= SIZE / 2 && qps <= total / size;
+	unsigned int places = own ? qps : 1;
+	uint64_t count = total / size, i, at;
+
+	/* The first one opens what is needed for the rest. */
+	for (i = 0; i < qps * 2; i++)
+		if (!check_one(fd, i % qps, operation, size, i))
 			complain("speed", "other bytes arrived");
+	for (i = 0; i < places; i++) {
+		if (operation == READ)
+			tell(fd, (struct command){ .what = FILL, .at = SIZE / 2 + i * size, .len = size, .seed = 7 + i });
+		else
+			memory_fill(&memory, i * size, size, 7 + i);
 	}
 	if (waits)
-		wait_for_line("done");
+		wait_for_line("ready");
+	do {
+		printf("%s of %u bytes: %.1f MB/s\n", names[operation], size,
+		       count * size / measure(fd, operation, size, count, places) / 1e6);
+		for (i = 0; i < places; i++) {
+			at = (operation == READ ? 0 : SIZE / 2) + i * size;
+			if (sum_at(fd, operation == READ, at, size) != sum_of_seed(size, 7 + i))
+				complain("speed", "other bytes arrived");
+		}
+	} while (waits && wait_for_line("done"));
 }
 
 /* More than the queue can spare are held, and all are right; when they have been returned, the next stays in place. */
@@ -652,38 +632,6 @@ static int early(int fd, uint32_t size, bool waits)
 	if (waits)
 		wait_for_line("done");
 	return wrong != 0;
-}
-
-static int control(const char *host)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = host ? 0 : AI_PASSIVE, .ai_family = AF_INET6 };
-	struct addrinfo *found;
-	int err, fd, one = 1, listener;
-
-	if (host)
-		hints.ai_family = AF_UNSPEC;
-	err = getaddrinfo(host, port, &hints, &found);
-	if (err)
-		complain(host ? host : port, gai_strerror(err));
-	fd = socket(found->ai_family, SOCK_STREAM, 0);
-	if (fd < 0)
-		die("socket");
-	if (host) {
-		if (connect(fd, found->ai_addr, found->ai_addrlen))
-			die(host);
-	} else {
-		listener = fd;
-		setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-		if (bind(listener, found->ai_addr, found->ai_addrlen) || listen(listener, 1))
-			die("listen");
-		fd = accept(listener, NULL, NULL);
-		if (fd < 0)
-			die("accept");
-		close(listener);
-	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	freeaddrinfo(found);
-	return fd;
 }
 
 /* A child that outlives this process, and does nothing. */
@@ -763,7 +711,7 @@ int main(int argc, char **argv)
 	opened = true;
 	if (leaves)
 		pthread_join(leaver, NULL);
-	fd = control(server ? NULL : argv[optind + 1]);
+	fd = control(server ? NULL : argv[optind + 1], port);
 	if (server)
 		get(fd, &qps, sizeof(qps));
 	else
