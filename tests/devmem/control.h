@@ -13,6 +13,7 @@ void get(int fd, void *to, size_t len);
 /* Like get(), but false if the other side has ended. */
 bool heard(int fd, void *to, size_t len);
 
+/* Says what and why, and ends the process. */
 void complain(const char *what, const char *why);
 
 #endif

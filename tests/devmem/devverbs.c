@@ -512,12 +512,14 @@ static int check(int fd, unsigned int every, bool waits)
 /* Returns whether there is anything in the line. */
 static bool wait_for_line(const char *what)
 {
-	char line[16];
+	bool any = false;
+	int c;
 
 	puts(what);
-	if (!fgets(line, sizeof(line), stdin))
-		complain("standard input", "no line");
-	return *line != '\n';
+	for (; (c = getchar()) != '\n'; any = true)
+		if (c == EOF)
+			complain("standard input", "no line");
+	return any;
 }
 
 /* Returns the seconds that it takes. */
@@ -555,29 +557,37 @@ static void speed(int fd, enum operation operation, uint32_t size, uint64_t tota
 	/* WRITE and READ: each QP has bytes of its own, and a place for them, where there is room for that. */
 	bool own = (operation == WRITE || operation == READ) && qps * (uint64_t)size <= SIZE / 2 && qps <= total / size;
 	unsigned int places = own ? qps : 1;
-	uint64_t count = total / size, i, at;
+	bool here = operation == READ;
+	uint64_t count = total / size, target = here ? 0 : SIZE / 2, i, at;
 
 	/* The first one opens what is needed for the rest. */
 	for (i = 0; i < qps * 2; i++)
 		if (!check_one(fd, i % qps, operation, size, i))
 			complain("speed", "other bytes arrived");
 	for (i = 0; i < places; i++) {
-		if (operation == READ)
+		if (here)
 			tell(fd, (struct command){ .what = FILL, .at = SIZE / 2 + i * size, .len = size, .seed = 7 + i });
 		else
 			memory_fill(&memory, i * size, size, 7 + i);
 	}
 	if (waits)
 		wait_for_line("ready");
-	do {
+	while (true) {
 		printf("%s of %u bytes: %.1f MB/s\n", names[operation], size,
 		       count * size / measure(fd, operation, size, count, places) / 1e6);
 		for (i = 0; i < places; i++) {
-			at = (operation == READ ? 0 : SIZE / 2) + i * size;
-			if (sum_at(fd, operation == READ, at, size) != sum_of_seed(size, 7 + i))
+			at = target + i * size;
+			if (sum_at(fd, here, at, size) != sum_of_seed(size, 7 + i))
 				complain("speed", "other bytes arrived");
 		}
-	} while (waits && wait_for_line("done"));
+		if (!waits || !wait_for_line("done"))
+			break;
+		/* What is there is not to be taken for what arrives. */
+		if (here)
+			memory_clear(&memory, target, places * size, UNTOUCHED);
+		else
+			tell(fd, (struct command){ .what = CLEAR, .seed = UNTOUCHED, .at = target, .len = places * size });
+	}
 }
 
 /* More than the queue can spare are held, and all are right; when they have been returned, the next stays in place. */
