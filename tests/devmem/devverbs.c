@@ -8,16 +8,16 @@
  *   devverbs hold -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-q QPS] [-s BYTES] [-n BYTES] [-w] HOST
  *   devverbs early -d DEVICE [-g GID] [-m MEMORY] [-p PORT] [-s BYTES] [-w] HOST
  *
- * MEMORY is host, udmabuf, heap or softaccel, of each side on its own. "check" goes through WRITE, WRITE with immediate
- * data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth with -k N) at odd
- * offsets; what arrives is compared by checksum, and so are the bytes before and behind it; with -w again and again,
- * until standard input has a line or ends. "speed" measures one operation; what is received in place is looked at once.
- * "hold" has the server hold as many messages, received in place, as are -n bytes, the last one by the last QP; if a
- * client of one QP is killed meanwhile, the server says how many of them are right. "early" sends as many messages as a
- * server with -i has receives posted before its queue pairs are connected, in place. With -w these three say "ready"
- * before, and "done" after, and wait for a line each time; "speed" then measures again if there is anything in the line.
- * The server serves one client, and ends with it; with -r it registers its memory anew when that has come, and with -c it
- * leaves a child behind that sleeps for ever.
+ * MEMORY is host, udmabuf, heap, softaccel, cuda or cuda_dmabuf, of each side on its own. "check" goes through WRITE,
+ * WRITE with immediate data, READ, SEND, and SEND to a receive in place, of sizes from 1 byte to 8 MiB (of every Nth
+ * with -k N) at odd offsets; what arrives is compared by checksum, and so are the bytes before and behind it; with -w
+ * again and again, until standard input has a line or ends. "speed" measures one operation; what is received in place
+ * is looked at once. "hold" has the server hold as many messages, received in place, as are -n bytes, the last one by
+ * the last QP; if a client of one QP is killed meanwhile, the server says how many of them are right. "early" sends as
+ * many messages as a server with -i has receives posted before its queue pairs are connected, in place. With -w these
+ * three say "ready" before, and "done" after, and wait for a line each time; "speed" then measures again if there is
+ * anything in the line. The server serves one client, and ends with it; with -r it registers its memory anew when that
+ * has come, and with -c it leaves a child behind that sleeps for ever.
  */
 
 #include <arpa/inet.h>
@@ -46,7 +46,7 @@
 #define MARGIN	   64		/* bytes that are looked at around what arrives */
 #define UNTOUCHED  0xee
 #define CHILDREN   1000
-#define IOVA	   0x10000000UL
+#define IOVA	   0x10000000UL	/* of memory whose address is of no matter */
 
 enum operation { WRITE, WRITE_IMM, READ, SEND, SEND_IN_PLACE, OPERATIONS };
 
@@ -62,6 +62,7 @@ struct command {
 
 struct peer {
 	union ibv_gid gid;
+	uint64_t iova;
 	uint32_t rkey, qps;
 	uint32_t qpn[QPS_MAX];
 };
@@ -75,6 +76,7 @@ static struct memory memory;
 static struct ibv_context *context;
 static struct ibv_pd *pd;
 static struct ibv_mr *mr;
+static uint64_t iova = IOVA;
 static struct ibv_comp_channel *channel;
 static struct ibv_cq *cq;
 static struct ibv_qp *qp[QPS_MAX];
@@ -107,10 +109,13 @@ static void register_memory(void)
 {
 	int rights = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
 
+	/* A dma-buf of a GPU's memory is registered at the memory's own address, as NCCL and perftest do. */
+	if (memory.dmabuf >= 0 && memory.gpu)
+		iova = memory.gpu;
 	if (memory.dmabuf >= 0)
-		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, IOVA, memory.dmabuf, rights);
+		mr = ibv_reg_dmabuf_mr(pd, 0, SIZE, iova, memory.dmabuf, rights);
 	else
-		mr = ibv_reg_mr_iova(pd, memory.gpu ? (void *)memory.gpu : memory.va, SIZE, IOVA, rights);
+		mr = ibv_reg_mr_iova(pd, memory.gpu ? (void *)memory.gpu : memory.va, SIZE, iova, rights);
 	if (!mr)
 		die("the memory cannot be registered");
 }
@@ -150,7 +155,7 @@ static void connect_qps(int fd)
 		.cap = { .max_send_wr = DEPTH, .max_recv_wr = DEPTH, .max_send_sge = 1, .max_recv_sge = 1 },
 	};
 	struct ibv_qp_attr attr;
-	struct peer ours = { .rkey = mr->rkey, .qps = qps };
+	struct peer ours = { .iova = iova, .rkey = mr->rkey, .qps = qps };
 	unsigned int i, n;
 
 	if (ibv_query_gid(context, 1, gid_index, &ours.gid))
@@ -241,7 +246,7 @@ static uint32_t await(unsigned int completions)
 
 static void receive(unsigned int which, uint64_t at, uint32_t len)
 {
-	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
+	struct ibv_sge sge = { .addr = iova + at, .length = len, .lkey = mr->lkey };
 	struct ibv_recv_wr wr = { .wr_id = which, .sg_list = &sge, .num_sge = 1 }, *bad;
 
 	if (ibv_post_recv(qp[which], &wr, &bad))
@@ -288,10 +293,10 @@ static void ask(unsigned int which, enum operation operation, uint64_t at, uint6
 	static const enum ibv_wr_opcode opcodes[OPERATIONS] = {
 		IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_RDMA_READ, IBV_WR_SEND, IBV_WR_SEND,
 	};
-	struct ibv_sge sge = { .addr = IOVA + at, .length = len, .lkey = mr->lkey };
+	struct ibv_sge sge = { .addr = iova + at, .length = len, .lkey = mr->lkey };
 	struct ibv_send_wr *bad, wr = {
 		.sg_list = &sge, .num_sge = 1, .opcode = opcodes[operation], .send_flags = IBV_SEND_SIGNALED,
-		.imm_data = htonl(len), .wr.rdma = { .remote_addr = IOVA + remote, .rkey = theirs.rkey },
+		.imm_data = htonl(len), .wr.rdma = { .remote_addr = theirs.iova + remote, .rkey = theirs.rkey },
 	};
 
 	errno = ibv_post_send(qp[which], &wr, &bad);

@@ -68,7 +68,10 @@ static struct {
 	int (*release)(uint64_t address);
 	int (*to_gpu)(uint64_t to, const void *from, size_t len);
 	int (*to_host)(void *to, uint64_t from, size_t len);
+	int (*handle)(void *handle, uint64_t address, size_t size, int type, unsigned long long flags);
 } cuda;
+
+#define DMA_BUF_FD 1
 
 static void succeed(const char *call, int outcome)
 {
@@ -107,6 +110,7 @@ static uint64_t gpu(size_t size)
 	*(void **)&cuda.release = symbol(library, "cuMemFree_v2");
 	*(void **)&cuda.to_gpu = symbol(library, "cuMemcpyHtoD_v2");
 	*(void **)&cuda.to_host = symbol(library, "cuMemcpyDtoH_v2");
+	*(void **)&cuda.handle = symbol(library, "cuMemGetHandleForAddressRange");
 	succeed("cuInit", cuda.init(0));
 	succeed("cuDevicePrimaryCtxRetain", cuda.retain(&context, 0));
 	succeed("cuCtxPushCurrent", cuda.push(context));
@@ -126,8 +130,11 @@ void memory_make(struct memory *memory, const char *kind, size_t size)
 		memory->dmabuf = alloc.fd;
 		return;
 	}
-	if (!strcmp(kind, "cuda")) {
+	if (!strcmp(kind, "cuda") || !strcmp(kind, "cuda_dmabuf")) {
 		memory->gpu = gpu(size);
+		if (strcmp(kind, "cuda"))
+			succeed("cuMemGetHandleForAddressRange",
+				cuda.handle(&memory->dmabuf, memory->gpu, size, DMA_BUF_FD, 0));
 		return;
 	}
 	if (!strcmp(kind, "udmabuf"))
@@ -135,7 +142,7 @@ void memory_make(struct memory *memory, const char *kind, size_t size)
 	else if (!strcmp(kind, "heap"))
 		memory->dmabuf = heap(size);
 	else if (strcmp(kind, "host")) {
-		fprintf(stderr, "devverbs: %s is not host, udmabuf, heap, softaccel or cuda\n", kind);
+		fprintf(stderr, "devverbs: %s is not host, udmabuf, heap, softaccel, cuda or cuda_dmabuf\n", kind);
 		exit(2);
 	}
 	memory->va = mmap(NULL, size, PROT_READ | PROT_WRITE,

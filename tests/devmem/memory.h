@@ -15,7 +15,7 @@ struct memory {
 	uint64_t gpu;	/* an address of the driver's, or 0 */
 };
 
-/* kind: host, udmabuf, heap, softaccel, cuda. Ends the process if there is none. */
+/* kind: host, udmabuf, heap, softaccel, cuda, cuda_dmabuf. Ends the process if there is none. */
 void memory_make(struct memory *memory, const char *kind, size_t size);
 void memory_free(struct memory *memory);
 

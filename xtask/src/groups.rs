@@ -29,7 +29,7 @@ impl Group {
 }
 
 /// All groups.
-pub const GROUPS: [Group; 13] = [
+pub const GROUPS: [Group; 14] = [
     Group { name: "fmt", about: "the code is formatted", run: fmt },
     Group { name: "clippy", about: "no warning in any target", run: clippy },
     Group { name: "msrv", about: "every target compiles with the oldest Rust that Cargo.toml names", run: msrv },
@@ -45,6 +45,11 @@ pub const GROUPS: [Group; 13] = [
     Group { name: "c", about: "C programs against the drop-in library, a feature each", run: c },
     Group { name: "pyverbs", about: "rdma-core's own tests against the drop-in library", run: pyverbs::run },
     Group { name: "clients", about: "Debian's own verbs programs, unmodified", run: clients },
+    Group {
+        name: "gpu",
+        about: "memory of a GPU under verbs: of a stand-in of CUDA's driver, and of CUDA's where there is one",
+        run: gpu,
+    },
     Group { name: "vm", about: "the kernel modules, and what needs them, in a virtual machine", run: vm::test },
     Group { name: "devmem", about: "memory of devices under verbs, in the virtual machine", run: vm::test_devmem },
 ];
@@ -135,10 +140,26 @@ fn loom() -> Result<Tally> {
 fn c() -> Result<Tally> {
     build::release()?;
     let prefix = format!("{} run --", programs::dmverbs()?.display());
-    let script = root()?.join("tests/c/run.sh");
+    on_loopback("tests/c/run.sh", |run| count(run.env("TESTS_C_PREFIX", prefix)))
+}
+
+fn gpu() -> Result<Tally> {
+    build::release()?;
+    build::c_programs()?;
+    // The least part of the bandwidth of host memory: of the stand-in's nothing is said.
+    let drivers = [("target/tests-c/libcuda.so.1", "0"), ("libcuda.so.1", "0.8")];
+    let mut tally = Tally::default();
+    for (driver, least) in drivers {
+        tally += on_loopback("tests/gpu/run.sh", |run| count(run.args([driver, least]).current_dir(root()?)))?;
+    }
+    Ok(tally)
+}
+
+/// Runs a script on a loopback interface of its own, if there can be one.
+fn on_loopback(script: &str, run: impl FnOnce(&mut Command) -> Result<Tally>) -> Result<Tally> {
+    let script = root()?.join(script);
     let net = net::unavailable().is_none().then(Net::loopback).transpose()?;
-    let mut run = net.as_ref().map_or_else(|| Command::new(&script), |net| net.server().command(&script));
-    count(run.env("TESTS_C_PREFIX", prefix))
+    run(&mut net.as_ref().map_or_else(|| Command::new(&script), |net| net.server().command(&script)))
 }
 
 fn clients() -> Result<Tally> {
