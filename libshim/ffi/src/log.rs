@@ -1,14 +1,19 @@
 //! Log output, as `DMVERBS_LOG` asks for it.
 
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use crate::Errno;
 use dmverbs_provider::Uncancelled;
 use dmverbs_provider::config::config;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging to standard error; only the first call does anything. Without `DMVERBS_LOG`, warnings and
@@ -26,25 +31,34 @@ pub fn start() -> Result<(), Errno> {
                 parse(text).map_err(|why| Errno::misuse(format!("DMVERBS_LOG={text:?}: {why}")))
             });
             let (filter, result) = wanted.map_or_else(|e| (default(), Err(e)), |filter| (filter, Ok(())));
-            let lines = tracing_subscriber::fmt::layer().with_writer(|| Stderr(Uncancelled::begin())).with_ansi(false);
             // A Rust program that links us may have its own subscriber; then ours stands back.
-            drop(tracing_subscriber::registry().with(filter).with(lines).try_init());
+            drop(tracing_subscriber::registry().with(filter).with(Lines).try_init());
             result
         })
         .clone()
 }
 
-/// Standard error; what is written there may not end its thread.
-struct Stderr(#[expect(dead_code, reason = "until it is dropped")] Uncancelled);
+/// A line on standard error for each event, as `fmt::layer()` writes them. That keeps a buffer for each thread, which is
+/// gone when a program's handlers of exit(3), or the destructors of its statics, destroy what they have of verbs.
+struct Lines;
 
-impl io::Write for Stderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write(bytes)
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let line = line(event).unwrap_or_else(|_| format!("{}: cannot be shown\n", event.metadata().name()));
+        // It may not end its thread.
+        let _uncancelled = Uncancelled::begin();
+        // Who else would be told?
+        let _ = io::stderr().write_all(line.as_bytes());
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
+fn line(event: &Event<'_>) -> Result<String, std::fmt::Error> {
+    let mut line = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut line))?;
+    write!(line, " {:>5} {}: ", event.metadata().level(), event.metadata().target())?;
+    DefaultFields::new().format_fields(Writer::new(&mut line), event)?;
+    line.push('\n');
+    Ok(line)
 }
 
 fn default() -> Targets {
