@@ -680,7 +680,7 @@ impl LaneIn {
         let mut bytes = Vec::with_capacity(n);
         let read = landing.pieces.iter().try_for_each(|piece| match *piece {
             Piece::Device { at, len, dmabuf, .. } if dmabuf == binding => memory.read(at, len as usize, &mut bytes),
-            _ => Err(io::Error::other("it does not arrive in the memory of the device")),
+            _ => Err(io::Error::other(self.receiver.astray(stream.as_fd()))),
         });
         stream.give_back(&landing.pieces)?;
         read?;

@@ -322,8 +322,12 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, v
         .map(drop)
 }
 
+/// The NAPI instance by which the last packet came; 0 if the kernel does not know (linux/net/core/sock.c).
+pub(crate) fn incoming_napi_id(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    option(socket, libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID).map(libc::c_int::cast_unsigned)
+}
+
 /// What an option is.
-#[cfg(test)]
 pub(crate) fn option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
     let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
     let (fd, to) = (socket.as_raw_fd(), (&raw mut value).cast());

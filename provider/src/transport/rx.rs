@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use dmverbs_netdev::broker::{self, Loan, NoLoan, Request};
-use dmverbs_netdev::{Ethtool, LARGE, Lease, Netdev, Protocol, Turns, Vacancy, bind_to_interface};
+use dmverbs_netdev::{Ethtool, LARGE, Lease, Netdev, Protocol, RxQueue, Turns, Vacancy, bind_to_interface};
 
 use parking_lot::Mutex;
 
@@ -195,6 +195,22 @@ impl Receiver {
             RxEngine::IoUring(ring) => Arc::new(Both::new(socket, ring.clone())),
             RxEngine::Zcrx(feeder) => Arc::new(feeder.feed(socket)?),
         })
+    }
+
+    /// Why what has come by a lane's `socket` is not in the memory that is bound, as far as the kernel tells.
+    pub(crate) fn astray(&self, socket: BorrowedFd<'_>) -> String {
+        let napi_id = socket::incoming_napi_id(socket).ok().filter(|&id| id != 0);
+        let queues = netdev().and_then(|netdev| netdev.get().rx_queues(self.ifindex)).unwrap_or_default();
+        let mut came_by = queues.iter().filter(|queue| queue.napi_id.is_some() && queue.napi_id == napi_id);
+        match came_by.clone().find(|queue| queue.dmabuf == Some(self.binding)).or_else(|| came_by.next()) {
+            Some(RxQueue { id, dmabuf, .. }) if *dmabuf == Some(self.binding) => {
+                format!("it arrives by RX queue {id}, but in the host's memory: its header is not split off")
+            }
+            Some(RxQueue { id, .. }) => {
+                format!("it arrives by RX queue {id}: it is not steered to the one that is bound")
+            }
+            None => "it does not arrive in the memory of the device".to_owned(),
+        }
     }
 
     /// Takes a piece of the memory that is bound out of use, for a connection that has `own` out of use; false if the
