@@ -92,8 +92,8 @@ static void *symbol(void *library, const char *name)
 	return found;
 }
 
-/* By the driver that VERBS_TEST_CUDA names. */
-static uint64_t gpu(size_t size)
+/* By the driver that VERBS_TEST_CUDA names; with a dma-buf if that is asked for. */
+static uint64_t gpu(size_t size, int *dmabuf)
 {
 	const char *name = getenv("VERBS_TEST_CUDA");
 	void *library = dlopen(name ? name : "libcuda.so.1", RTLD_NOW), *context;
@@ -110,11 +110,14 @@ static uint64_t gpu(size_t size)
 	*(void **)&cuda.release = symbol(library, "cuMemFree_v2");
 	*(void **)&cuda.to_gpu = symbol(library, "cuMemcpyHtoD_v2");
 	*(void **)&cuda.to_host = symbol(library, "cuMemcpyDtoH_v2");
-	*(void **)&cuda.handle = symbol(library, "cuMemGetHandleForAddressRange");
 	succeed("cuInit", cuda.init(0));
 	succeed("cuDevicePrimaryCtxRetain", cuda.retain(&context, 0));
 	succeed("cuCtxPushCurrent", cuda.push(context));
 	succeed("cuMemAlloc", cuda.allocate(&address, size));
+	if (dmabuf) {
+		*(void **)&cuda.handle = symbol(library, "cuMemGetHandleForAddressRange");
+		succeed("cuMemGetHandleForAddressRange", cuda.handle(dmabuf, address, size, DMA_BUF_FD, 0));
+	}
 	return address;
 }
 
@@ -131,10 +134,7 @@ void memory_make(struct memory *memory, const char *kind, size_t size)
 		return;
 	}
 	if (!strcmp(kind, "cuda") || !strcmp(kind, "cuda_dmabuf")) {
-		memory->gpu = gpu(size);
-		if (strcmp(kind, "cuda"))
-			succeed("cuMemGetHandleForAddressRange",
-				cuda.handle(&memory->dmabuf, memory->gpu, size, DMA_BUF_FD, 0));
+		memory->gpu = gpu(size, strcmp(kind, "cuda") ? &memory->dmabuf : NULL);
 		return;
 	}
 	if (!strcmp(kind, "udmabuf"))

@@ -4,36 +4,44 @@
 # Memory of a GPU under verbs, between two processes on the loopback interface: its payload passes through the host.
 # The programs have been built.
 #
-#   tests/gpu/run.sh DRIVER LEAST
+#   tests/gpu/run.sh gpu|stand-in
 #
-# DRIVER is CUDA's, or a stand-in (tests/c/standin/cuda.c); where it does not load, all is skipped. LEAST is the part of
-# the bandwidth of host memory that the GPU's is to have.
+# With CUDA's driver, and all is skipped where that does not load; or with the stand-in of it (tests/c/standin/cuda.c), of
+# whose bandwidth nothing is said.
 set -u
 
-driver=$1 least=$2
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
+case ${1-} in
+gpu) driver=libcuda.so.1 least=0.8 ;;
+stand-in) driver=$top/target/tests-c/libcuda.so.1 least=0 ;;
+*)
+	echo "tests/gpu/run.sh gpu|stand-in" >&2
+	exit 2
+	;;
+esac
+on=$1
 devverbs=$top/target/tests-devmem/devverbs
-run=("$top/target/release/dmverbs" run --)
+run=(timeout --kill-after=5 300 "$top/target/release/dmverbs" run --)
 address=127.0.0.1
 export VERBS_TEST_CUDA=$driver
 work=$(mktemp --directory) || exit 1
-trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
 
 skip() {
-	echo "skipped $1: $2"
+	echo "skipped $on-$1: $2"
 	skipped=$((skipped + 1))
 }
 
 # try NAME COMMAND...: what it prints is shown if it fails, and its notes.
 try() {
 	if "${@:2}" > "$work/printed" 2>&1; then
-		echo "ok $1"
+		echo "ok $on-$1"
 		passed=$((passed + 1))
 	elif grep -q 'cuMemGetHandleForAddressRange: error 801 ' "$work/printed"; then
 		skip "$1" "this driver has no dma-bufs of its memory (CUDA_ERROR_NOT_SUPPORTED)"
 	else
-		echo "FAILED $1"
+		echo "FAILED $on-$1"
 		sed 's/^/  /' "$work/printed"
 		failed=$((failed + 1))
 	fi
@@ -45,7 +53,7 @@ try() {
 
 # serve PORT PROGRAM [OPTION...]: leaves its pid in SERVER once it listens.
 serve() {
-	timeout 300 "${run[@]}" "${@:2}" &
+	"${run[@]}" "${@:2}" &
 	SERVER=$!
 	local listening limit=$((SECONDS + 60))
 	listening=$(printf ':%04X [0:]* 0A ' "$1")
@@ -55,10 +63,15 @@ serve() {
 	done
 }
 
+# The C program, which says what it sees.
+program() {
+	"${run[@]}" "$top/target/tests-c/cuda" > "$work/said" && diff "$top/tests/c/cuda.out" "$work/said"
+}
+
 # check SERVER CLIENT: every operation, of all sizes, between memories of these kinds.
 check() {
 	serve 18600 "$devverbs" serve -d dmv_lo -m "$1" &&
-		timeout 300 "${run[@]}" "$devverbs" check -d dmv_lo -m "$2" $address &&
+		"${run[@]}" "$devverbs" check -d dmv_lo -m "$2" $address &&
 		wait "$SERVER"
 }
 
@@ -69,7 +82,7 @@ open() {
 	serve "$2" "$devverbs" serve -d dmv_lo -m "$1" -p "$2" || return
 	SERVERS[$1]=$SERVER
 	mkfifo "$work/$2".{go,says}
-	timeout 300 "${run[@]}" "$devverbs" speed -d dmv_lo -m "$1" -p "$2" -o "$3" -n $((512 << 20)) -w $address \
+	"${run[@]}" "$devverbs" speed -d dmv_lo -m "$1" -p "$2" -o "$3" -n $((512 << 20)) -w $address \
 		< "$work/$2.go" > "$work/$2.says" &
 	exec {go}> "$work/$2.go" {says}< "$work/$2.says"
 	GO[$1]=$go SAYS[$1]=$says
@@ -79,14 +92,15 @@ open() {
 # measure KIND: MB/s.
 measure() {
 	local said
-	echo again >&"${GO[$1]}"
+	# Where nobody reads it, only the subshell ends by that.
+	(echo again >&"${GO[$1]}") || return
 	read -rt 120 said <&"${SAYS[$1]}" && read -rt 120 _ <&"${SAYS[$1]}" || return
-	awk '/MB\/s/ { print $(NF - 1) }' <<< "$said"
+	awk '/MB\/s/ { print $(NF - 1); found = 1 } END { exit !found }' <<< "$said"
 }
 
 close() {
 	local go=${GO[$1]} says=${SAYS[$1]}
-	echo >&"$go"
+	(echo >&"$go") || return
 	exec {go}>&- {says}<&-
 	wait "${SERVERS[$1]}"
 }
@@ -95,8 +109,10 @@ close() {
 pace() {
 	rm -f "$work"/*.{go,says}
 	open cuda 18601 "$1" && open host 18602 "$1" || return
+	local gpu host
 	for _ in 1 2 3 4 5 6 7; do
-		echo "$(measure cuda) $(measure host)"
+		gpu=$(measure cuda) && host=$(measure host) || return
+		echo "$gpu $host"
 	done > "$work/figures"
 	close cuda && close host || return
 	python3 - "$1" "$least" "$work/figures" <<-'END'
@@ -105,7 +121,7 @@ pace() {
 		gpu, host = zip(*((float(a), float(b)) for a, b in map(str.split, open(figures))))
 		ratios = [a / b for a, b in zip(gpu, host)]
 		figure = lambda of, form: f"{statistics.median(of):{form}} ({min(of):{form}} … {max(of):{form}})"
-		print(f"summary: {operation} of 1 MiB: memory of the GPU {figure(gpu, '.0f')} MB/s, of the host "
+		print("summary: " * (least > 0) + f"{operation} of 1 MiB: memory of the GPU {figure(gpu, '.0f')} MB/s, of the host "
 		      f"{figure(host, '.0f')} MB/s, ratio {figure(ratios, '.2f')}, at least {least}")
 		sys.exit(statistics.median(ratios) < least)
 	END
@@ -114,25 +130,27 @@ pace() {
 # Debian's perftest is built without CUDA; others are not.
 perftest() {
 	serve 18603 ib_write_bw -d dmv_lo -F -p 18603 -s 1048576 -n 1000 --use_cuda=0 &&
-		timeout 300 "${run[@]}" ib_write_bw -d dmv_lo -F -p 18603 -s 1048576 -n 1000 --use_cuda=0 $address &&
+		"${run[@]}" ib_write_bw -d dmv_lo -F -p 18603 -s 1048576 -n 1000 --use_cuda=0 $address &&
 		wait "$SERVER"
 }
 
 if why=$(python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$driver" 2>&1); then
-	try "C program" "${run[@]}" "$top/target/tests-c/cuda"
+	try program program
 	for kinds in "cuda cuda" "cuda host" "host cuda" "cuda_dmabuf cuda_dmabuf"; do
-		try "check $kinds" check $kinds
+		try "check-${kinds/ /-}" check $kinds
 	done
 	for operation in WRITE READ SEND; do
-		try "pace $operation" pace $operation
+		try "pace-$operation" pace $operation
 	done
-	if ib_write_bw --help 2>&1 | grep -q -- --use_cuda=; then
-		try "ib_write_bw --use_cuda" perftest
+	if ! command -v ib_write_bw > /dev/null; then
+		skip perftest "ib_write_bw is not installed"
+	elif ! ib_write_bw --help 2>&1 | grep -q -- --use_cuda=; then
+		skip perftest "this ib_write_bw is built without CUDA"
 	else
-		skip "ib_write_bw --use_cuda" "this ib_write_bw is built without CUDA"
+		try perftest perftest
 	fi
 else
-	skip "memory of a GPU" "${why##*$'\n'}"
+	skip all "${why##*$'\n'}"
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]

@@ -197,7 +197,8 @@ impl Receiver {
         })
     }
 
-    /// Why what has come by a lane's `socket` is not in the memory that is bound, as far as the kernel tells.
+    /// Why what has come by a lane's `socket` is not in the memory that is bound, as far as the kernel tells; of what zcrx
+    /// receives it does not.
     pub(crate) fn astray(&self, socket: BorrowedFd<'_>) -> String {
         let napi_id = socket::incoming_napi_id(socket).ok().filter(|&id| id != 0);
         let queues = netdev().and_then(|netdev| netdev.get().rx_queues(self.ifindex)).unwrap_or_default();
