@@ -1,22 +1,55 @@
-//! Memory of devices, as dma-bufs.
+//! Memory of devices, most of it as dma-bufs: what the engine asks of it, and a file for each kind of device.
 
+mod cuda;
+mod mapped;
+mod softaccel;
+
+use std::any::TypeId;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use parking_lot::Mutex;
 
-use super::{cuda, mapped, softaccel};
+/// Every kind of device, in the order in which they are asked whose some memory is. A new one is a file, and is told of
+/// here.
+const SOURCES: [Source; 3] = [softaccel::SOURCE, cuda::SOURCE, mapped::SOURCE];
+
+/// How memory is found to be of a kind of device: see [`open`] and [`at`].
+struct Source {
+    exported: fn(&Exported<'_>) -> Found<Box<dyn Device>>,
+    at: fn(addr: u64, len: u64) -> Found<Located>,
+}
+
+/// Nothing for memory of another kind.
+type Found<T> = io::Result<Option<T>>;
+
+/// A device, and an offset in its memory.
+type Located = (Box<dyn Device>, u64);
+
+/// A range of a dma-buf.
+pub(super) struct Exported<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// What the program calls its first byte: for a GPU's memory, its address there.
+    pub(super) addr: u64,
+    /// Whether it is to be written to.
+    pub(super) write: bool,
+}
 
 /// Whose memory it is: copies between buffers of one kind need no host.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Kind {
-    /// The CPU's: it can be mapped.
-    Mapped,
-    /// That of a soft accelerator, by its device number.
-    SoftAccel(u64),
-    /// That of a GPU, by its ordinal.
-    Cuda(i32),
+pub(crate) struct Kind {
+    implementation: TypeId,
+    device: u64,
+}
+
+impl Kind {
+    /// That of the device of this number among those that `D` implements.
+    pub(super) fn of<D: Device + 'static>(device: u64) -> Kind {
+        Kind { implementation: TypeId::of::<D>(), device }
+    }
 }
 
 /// Who has copied.
@@ -27,11 +60,18 @@ pub(crate) enum Copier {
     Cpu,
 }
 
-/// One piece of a copy: `len` bytes at `src` of one buffer go to `dst` of another.
-pub(crate) use crate::sys::softaccel::Segment as Piece;
+/// One piece of a copy: `len` bytes at `src` of one buffer go to `dst` of another. (A struct softaccel_segment, so that
+/// a list of them is one for the soft accelerator.)
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) src: u64,
+    pub(crate) dst: u64,
+    pub(crate) len: u64,
+}
 
 /// Memory of a device, and who copies from and to it: its device's engine, or the CPU if it can be mapped. Offsets are
-/// those in its dma-buf; ranges are the caller's duty. A new kind of device is an implementation, and a line in [`open`].
+/// those in its dma-buf; ranges are the caller's duty.
 pub(crate) trait Device: Debug + Send + Sync {
     /// Appends `len` bytes from `offset` to `target`.
     ///
@@ -101,19 +141,17 @@ pub(crate) trait Device: Debug + Send + Sync {
     }
 }
 
-/// The device behind a dma-buf of which `len` bytes from `offset` are wanted, to be written to or only read. `addr` is
-/// what the program calls their first: for a GPU's memory, its address there.
+/// The device behind a dma-buf.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if nobody can copy from it.
-pub(super) fn open(fd: BorrowedFd<'_>, offset: u64, len: u64, addr: u64, write: bool) -> io::Result<Box<dyn Device>> {
-    if let Some(memory) = softaccel::Memory::of(fd)? {
-        return Ok(Box::new(memory));
+pub(super) fn open(range: &Exported<'_>) -> io::Result<Box<dyn Device>> {
+    for source in SOURCES {
+        if let Some(device) = (source.exported)(range)? {
+            return Ok(device);
+        }
     }
-    if let Some(memory) = cuda::Memory::exported(fd, offset, len, addr)? {
-        return Ok(Box::new(memory));
-    }
-    Ok(Box::new(mapped::Memory::map(fd, offset, len, write)?))
+    Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
 }
 
 /// The device that `len` bytes at an address of the program's belong to, and where they begin in its memory; nothing for
@@ -121,7 +159,11 @@ pub(super) fn open(fd: BorrowedFd<'_>, offset: u64, len: u64, addr: u64, write: 
 ///
 /// # Errors
 /// `EFAULT` if the memory ends before they do.
-pub(super) fn at(addr: u64, len: u64) -> io::Result<Option<(Box<dyn Device>, u64)>> {
-    let found = cuda::Memory::at(addr, len)?;
-    Ok(found.map(|(memory, offset)| (Box::new(memory) as Box<dyn Device>, offset)))
+pub(super) fn at(addr: u64, len: u64) -> Found<Located> {
+    for source in SOURCES {
+        if let Some(found) = (source.at)(addr, len)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }

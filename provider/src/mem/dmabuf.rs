@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dmverbs_proto::Access;
 
+use super::device::Exported;
 use super::region::Backing;
 use super::{PdId, Region, device, keys, needs_write};
 use crate::object::Error;
@@ -39,7 +40,8 @@ pub(crate) fn register_dmabuf(
     if offset.checked_add(len).is_none_or(|end| end > size) {
         return Err(Error::Invalid("the range runs past the end of the dma-buf"));
     }
-    let device = device::open(fd, offset, len, iova, needs_write(access)).map_err(|e| match e.raw_os_error() {
+    let range = Exported { fd, offset, len, addr: iova, write: needs_write(access) };
+    let device = device::open(&range).map_err(|e| match e.raw_os_error() {
         Some(libc::EOPNOTSUPP) => Error::NotSupported,
         _ => Error::Io(e),
     })?;

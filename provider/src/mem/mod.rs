@@ -1,15 +1,12 @@
 //! Registered memory: who may touch which bytes, and the only code that does.
 
 mod bytes;
-mod cuda;
 mod device;
 mod dmabuf;
 mod host;
 mod keys;
-mod mapped;
 mod region;
 mod slots;
-mod softaccel;
 #[cfg(test)]
 pub(crate) mod stub;
 

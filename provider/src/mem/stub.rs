@@ -38,7 +38,7 @@ impl Memory {
 
     /// The same with these bytes.
     pub(crate) fn of(bytes: &[u8]) -> Arc<Memory> {
-        static NUMBER: AtomicU64 = AtomicU64::new(1 << 40);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Memory {
             bytes: Mutex::new(bytes.to_vec()),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
@@ -100,7 +100,7 @@ impl Device for Stub {
     }
 
     fn kind(&self) -> Kind {
-        Kind::SoftAccel(self.0.number)
+        Kind::of::<Stub>(self.0.number)
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {

@@ -1,7 +1,6 @@
 //! System calls, one safe function each.
 
 pub(crate) mod cancel;
-pub(crate) mod cuda;
 pub(crate) mod devmem;
 pub(crate) mod dmabuf;
 pub(crate) mod epoll;
@@ -13,7 +12,6 @@ pub(crate) mod netlink;
 pub(crate) mod random;
 pub(crate) mod report;
 pub(crate) mod socket;
-pub(crate) mod softaccel;
 pub(crate) mod thread;
 pub mod time;
 pub(crate) mod uring;
@@ -58,7 +56,7 @@ impl Drop for Fd {
 }
 
 /// The result of a call that says -1 on failure.
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

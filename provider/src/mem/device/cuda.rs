@@ -1,18 +1,139 @@
-//! Memory of GPUs, by CUDA's driver where the program has loaded it; CUDA Driver API reference, cuda.h.
+//! Memory of NVIDIA's GPUs: CUDA's driver copies, on a stream of ours, where the program has loaded it; CUDA Driver API
+//! reference, cuda.h.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::io;
 use std::mem::transmute_copy;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::cancel::Uncancelled;
+use super::{Copier, Device, Exported, Found, Kind, Located, Piece, Source};
+use crate::sys::cancel::Uncancelled;
+use crate::sys::mman::page_size;
+use crate::sys::{dmabuf, thread};
+
+/// Its addresses are also the program's, and its driver may export it as dma-bufs.
+pub(super) const SOURCE: Source = Source { exported: Memory::exported, at: Memory::at };
+
+/// An allocation of the program's on a GPU, or one of ours.
+#[derive(Debug)]
+struct Memory {
+    gpu: Arc<Gpu>,
+    /// Of offset 0.
+    base: Address,
+    dmabuf: Option<OwnedFd>,
+    /// It is freed with this.
+    ours: bool,
+}
+
+/// Allocations of ours that the driver is to free, and has not freed yet; there are no more to be had while they are so many.
+static FREEING: AtomicU32 = AtomicU32::new(0);
+const FREEING_MAX: u32 = 4;
+
+impl Memory {
+    fn at(addr: u64, len: u64) -> Found<Located> {
+        let Some(allocation) = covering(addr, len)? else { return Ok(None) };
+        allocation.synchronize();
+        // dma-bufs are of whole pages.
+        let base = allocation.start - allocation.start % page_size();
+        let size = (allocation.start + allocation.size).next_multiple_of(page_size()) - base;
+        Ok(Some((Box::new(Memory::new(allocation.gpu, base, size, false)), addr - base)))
+    }
+
+    fn exported(&Exported { fd, offset, len, addr, .. }: &Exported<'_>) -> Found<Box<dyn Device>> {
+        // The name of its module.
+        if dmabuf::exporter(fd)?.as_deref() != Some("nvidia") {
+            return Ok(None);
+        }
+        let Some(base) = addr.checked_sub(offset) else { return Ok(None) };
+        let Some(allocation) = covering(addr, len)? else { return Ok(None) };
+        allocation.synchronize();
+        let dmabuf = Some(fd.try_clone_to_owned()?);
+        Ok(Some(Box::new(Memory { gpu: allocation.gpu, base, dmabuf, ours: false })))
+    }
+
+    fn new(gpu: Arc<Gpu>, base: Address, size: u64, ours: bool) -> Memory {
+        let dmabuf = gpu
+            .export(base, size as usize)
+            .inspect_err(
+                |e| tracing::info!(error = %e, "a GPU's memory has no dma-buf: its payload passes through the host"),
+            )
+            .ok();
+        Memory { gpu, base, dmabuf, ours }
+    }
+}
+
+/// The allocation with all of these bytes, if they are a GPU's.
+fn covering(addr: u64, len: u64) -> io::Result<Option<Allocation>> {
+    let Some(allocation) = Allocation::of(addr)? else { return Ok(None) };
+    if addr - allocation.start > allocation.size.saturating_sub(len) || len > allocation.size {
+        return Err(io::Error::from_raw_os_error(libc::EFAULT));
+    }
+    Ok(Some(allocation))
+}
+
+impl Drop for Memory {
+    /// By a thread of its own: the driver waits for what the GPU does, and that may wait for what this thread brings it.
+    fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
+        let (gpu, base) = (self.gpu.clone(), self.base);
+        FREEING.fetch_add(1, Ordering::Relaxed);
+        let free = move || {
+            gpu.free(base);
+            FREEING.fetch_sub(1, Ordering::Relaxed);
+        };
+        if let Err(e) = thread::spawn("dmverbs free", free) {
+            tracing::warn!(error = %e, "a GPU's memory is not given back");
+        }
+    }
+}
+
+impl Device for Memory {
+    fn read(&self, offset: u64, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
+        self.gpu.read(self.base + offset, len, target)
+    }
+
+    fn write(&self, offset: u64, source: &[u8]) -> io::Result<()> {
+        self.gpu.write(self.base + offset, source)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::of::<Memory>(self.gpu.ordinal as u64)
+    }
+
+    fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
+        self.dmabuf.as_ref().map(OwnedFd::as_fd)
+    }
+
+    fn sibling(&self, len: u64) -> io::Result<Box<dyn Device>> {
+        if FREEING.load(Ordering::Relaxed) >= FREEING_MAX {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the driver has not freed what it was given back"));
+        }
+        let base = self.gpu.allocate(len as usize)?;
+        Ok(Box::new(Memory::new(self.gpu.clone(), base, len, true)))
+    }
+
+    fn base(&self) -> u64 {
+        self.base
+    }
+
+    fn gather(&self, from: &dyn Device, pieces: &[Piece]) -> io::Result<Copier> {
+        if from.kind() != self.kind() {
+            return self.gather_by_host(from, pieces);
+        }
+        let pieces = pieces.iter().map(|piece| (self.base + piece.dst, from.base() + piece.src, piece.len as usize));
+        self.gpu.gather(pieces).map(|()| Copier::Engine)
+    }
+}
 
 /// CUdeviceptr: an address in a GPU's memory.
-pub(crate) type Address = u64;
+type Address = u64;
 /// CUcontext, CUstream
 type Handle = *mut c_void;
 /// CUresult
@@ -137,10 +258,10 @@ impl Default for Context {
 
 /// Memory that was allocated on a GPU.
 #[derive(Debug)]
-pub(crate) struct Allocation {
-    pub(crate) gpu: Arc<Gpu>,
-    pub(crate) start: Address,
-    pub(crate) size: u64,
+struct Allocation {
+    gpu: Arc<Gpu>,
+    start: Address,
+    size: u64,
 }
 
 impl Allocation {
@@ -149,7 +270,7 @@ impl Allocation {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) fn of(address: Address) -> io::Result<Option<Allocation>> {
+    fn of(address: Address) -> io::Result<Option<Allocation>> {
         let Some(driver) = driver() else { return Ok(None) };
         // SAFETY: a CUmemorytype, an unsigned int.
         let kind = unsafe { driver.attribute::<c_uint>(ATTRIBUTE_MEMORY_TYPE, address) };
@@ -175,7 +296,7 @@ impl Allocation {
 
     /// From now on the program's own copies from and to this memory are done when its calls return; GPUDirect RDMA,
     /// "Synchronization and Memory Ordering".
-    pub(crate) fn synchronize(&self) {
+    fn synchronize(&self) {
         let on: c_uint = 1;
         // SAFETY: the attribute's value is a boolean, as an unsigned int.
         let outcome =
@@ -188,9 +309,9 @@ impl Allocation {
 
 /// A context of a GPU, with a stream of our own.
 #[derive(Debug)]
-pub(crate) struct Gpu {
+struct Gpu {
     driver: &'static Driver,
-    pub(crate) ordinal: c_int,
+    ordinal: c_int,
     context: Context,
     /// Another if the context has been reset since, and has no stream of ours any more.
     identity: c_ulonglong,
@@ -258,7 +379,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's, if the memory has been freed, say; `target` is then as it was.
-    pub(crate) fn read(&self, from: Address, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
+    fn read(&self, from: Address, len: usize, target: &mut Vec<u8>) -> io::Result<()> {
         target.reserve(len);
         let end: *mut c_void = target.spare_capacity_mut().as_mut_ptr().cast();
         self.copy(|driver| {
@@ -274,7 +395,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) fn write(&self, to: Address, source: &[u8]) -> io::Result<()> {
+    fn write(&self, to: Address, source: &[u8]) -> io::Result<()> {
         let (from, len) = (source.as_ptr().cast(), source.len());
         self.copy(|driver| {
             // SAFETY: `source` is readable until the stream is synchronized.
@@ -286,7 +407,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) fn gather(&self, pieces: impl Iterator<Item = (Address, Address, usize)>) -> io::Result<()> {
+    fn gather(&self, pieces: impl Iterator<Item = (Address, Address, usize)>) -> io::Result<()> {
         self.copy(|driver| {
             for (to, from, len) in pieces {
                 // SAFETY: no memory of the process is involved.
@@ -301,7 +422,7 @@ impl Gpu {
     ///
     /// # Errors
     /// There are none left.
-    pub(crate) fn allocate(&self, len: usize) -> io::Result<Address> {
+    fn allocate(&self, len: usize) -> io::Result<Address> {
         let mut address = 0;
         self.within(|driver| {
             // SAFETY: `address` is writable.
@@ -311,7 +432,7 @@ impl Gpu {
     }
 
     /// Gives back what [`allocate`](Self::allocate) gave.
-    pub(crate) fn free(&self, address: Address) {
+    fn free(&self, address: Address) {
         // SAFETY: no memory of the process is involved.
         let freed = self.within(|driver| driver.check("cuMemFree", unsafe { (driver.free)(address) }));
         if let Err(e) = freed {
@@ -323,7 +444,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The GPU, its driver or the kernel has none.
-    pub(crate) fn export(&self, start: Address, len: usize) -> io::Result<OwnedFd> {
+    fn export(&self, start: Address, len: usize) -> io::Result<OwnedFd> {
         let mut fd: RawFd = -1;
         self.within(|driver| {
             // SAFETY: the handle of this type is an int.

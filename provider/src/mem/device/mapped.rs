@@ -3,11 +3,20 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::bytes::{append, publish, word};
-use super::region::update;
-use super::{Device, Kind};
+use super::{Device, Kind, Source};
+use crate::mem::bytes::{append, publish, word};
+use crate::mem::region::update;
 use crate::sys::dmabuf::{self, DmaBuf};
 use crate::sys::mman;
+
+/// Whatever nobody else has.
+pub(super) const SOURCE: Source = Source {
+    exported: |range| {
+        let memory = Memory::map(range.fd, range.offset, range.len, range.write)?;
+        Ok(Some(Box::new(memory)))
+    },
+    at: |_, _| Ok(None),
+};
 
 /// The kernel's own number, which drivers let out; linux/errno.h.
 const ENOTSUPP: i32 = 524;
@@ -17,7 +26,7 @@ const ENOTSUPP: i32 = 524;
 /// # Invariants
 /// `dmabuf` maps the dma-buf from `start` on, a multiple of the page size, writable if anything is written.
 #[derive(Debug)]
-pub(super) struct Memory {
+struct Memory {
     dmabuf: DmaBuf,
     start: u64,
 }
@@ -27,7 +36,7 @@ impl Memory {
     ///
     /// # Errors
     /// `EOPNOTSUPP` if its exporter cannot, or not with these rights.
-    pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: u64, write: bool) -> io::Result<Memory> {
+    fn map(fd: BorrowedFd<'_>, offset: u64, len: u64, write: bool) -> io::Result<Memory> {
         let skip = offset % mman::page_size();
         let size = len.checked_add(skip).and_then(|n| usize::try_from(n).ok()).ok_or(io::ErrorKind::OutOfMemory)?;
         let start = offset - skip;
@@ -69,7 +78,7 @@ impl Device for Memory {
     }
 
     fn kind(&self) -> Kind {
-        Kind::Mapped
+        Kind::of::<Memory>(0)
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {
