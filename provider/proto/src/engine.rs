@@ -275,6 +275,13 @@ impl Engine {
         self.flow.window = window.bytes;
     }
 
+    /// Whether the driver has the header of the next message, and that of another behind it, while their payload is still to
+    /// come: then acknowledgements can wait for more.
+    #[inline]
+    pub fn set_followed(&mut self, followed: bool) {
+        self.responder.followed = followed;
+    }
+
     /// Begins no request, as if the window were full, or does so again. No deadline runs for one that is not begun.
     pub fn set_closed(&mut self, closed: bool) {
         self.requester.closed = closed;

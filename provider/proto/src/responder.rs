@@ -12,6 +12,8 @@ use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 /// (WIRE §5.2); before, acks wait for a frame to ride on.
 const ACK_REQUESTS: u32 = 64;
 const ACK_BYTES: u32 = 1 << 20;
+/// Instead of [`ACK_BYTES`], where the driver knows of two more messages.
+const ACK_BYTES_FOLLOWED: u32 = 2 << 20;
 const ACK_BOTH: (u32, u32) = (16, 32 << 10);
 
 /// Where the payload of a frame goes.
@@ -87,6 +89,7 @@ pub(crate) struct Responder {
     credited: u32,
     taken: u32,
     bytes: u32,
+    pub(crate) followed: bool,
     completions: VecDeque<Completion>,
 }
 
@@ -107,6 +110,7 @@ impl Responder {
             credited: 0,
             taken: 0,
             bytes: 0,
+            followed: false,
             completions: VecDeque::new(),
         }
     }
@@ -175,7 +179,7 @@ impl Responder {
     pub(crate) fn owes_ack_now(&self) -> bool {
         let (requests, bytes) = (self.ack().wrapping_sub(self.acked), self.bytes);
         requests >= ACK_REQUESTS
-            || (requests > 0 && bytes >= ACK_BYTES)
+            || (requests > 0 && bytes >= if self.followed { ACK_BYTES_FOLLOWED } else { ACK_BYTES })
             || (requests >= ACK_BOTH.0 && bytes >= ACK_BOTH.1)
             || self.owes_credit_now()
     }

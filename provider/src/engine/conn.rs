@@ -593,7 +593,7 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        let share = Share::of(self.progress, 0);
+        let share = Share::of(self.progress, 0, false);
         inner.engine.set_window(share.window);
         inner.link = Some(Link::new(stream, share));
         if let Err(fatal) = inner.engine.connect(theirs, told) {

@@ -113,6 +113,11 @@ impl Inbox {
         }
     }
 
+    /// Whether a frame that waits for its payload on the lane has another behind it.
+    fn is_followed(&self) -> bool {
+        self.waits_for_lane() && self.held.len() >= HEADER_LEN
+    }
+
     pub(super) fn waits_for_lane(&self) -> bool {
         self.placing.as_ref().is_some_and(|placing| placing.by_lane)
     }
@@ -155,6 +160,16 @@ impl Conn {
         staging: &mut Staging,
         iovs: &mut Vec<Iov>,
     ) -> io::Result<Received> {
+        let inbox = |inner: &Inner, is: fn(&Inbox) -> bool| inner.link.as_ref().is_some_and(|link| is(&link.inbox));
+        let waited = inbox(inner, Inbox::waits_for_lane);
+        let received = self.read(inner, staging, iovs)?;
+        // What is behind a frame that a lane has ended is not known before the stream has been looked at.
+        let ended = waited && !inbox(inner, Inbox::waits_for_lane);
+        inner.engine.set_followed(ended || inbox(inner, Inbox::is_followed));
+        Ok(received)
+    }
+
+    fn read(self: &Arc<Self>, inner: &mut Inner, staging: &mut Staging, iovs: &mut Vec<Iov>) -> io::Result<Received> {
         let Inner { engine, link, sends, receives, messages, traffic, .. } = inner;
         let Some(link) = link else { return Ok(Received::Nothing) };
         let inbox = &mut link.inbox;

@@ -18,6 +18,23 @@ fn acks_wait_for_company_but_not_for_ever() {
 }
 
 #[test]
+fn an_ack_that_more_is_known_to_follow_waits_for_twice_the_payload() {
+    let mut net = Pair::seeded(4);
+    let target = net.b.target(1 << 20);
+    for id in 0..3 {
+        net.b.engine.set_followed(id < 2);
+        net.a.send(id, SendOp::Write(at(target)), &pattern(1 << 20));
+        net.a.transmit(usize::MAX);
+        net.deliver(A, usize::MAX);
+        assert_eq!(net.b.engine.need(), if id == 0 { Need::Lazy } else { Need::Now });
+        if id == 1 {
+            net.b.transmit(usize::MAX);
+            assert_eq!(net.b.engine.need(), Need::Nothing);
+        }
+    }
+}
+
+#[test]
 fn a_receive_is_urgent_only_for_a_peer_that_knows_of_none() {
     let mut net = Pair::seeded(4);
     net.b.receive_into(0, 8);
