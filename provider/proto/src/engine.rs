@@ -275,7 +275,7 @@ impl Engine {
         self.flow.window = window.bytes;
     }
 
-    /// Whether the driver has the header of the next message, and that of another behind it, while their payload is still to
+    /// Whether the driver has the header of the next frame, and that of another behind it, while their payload is still to
     /// come: then acknowledgements can wait for more.
     #[inline]
     pub fn set_followed(&mut self, followed: bool) {

@@ -12,7 +12,7 @@ use crate::work::{AtomicOp, Completion, Extra, Slots, Status, WcOpcode};
 /// (WIRE §5.2); before, acks wait for a frame to ride on.
 const ACK_REQUESTS: u32 = 64;
 const ACK_BYTES: u32 = 1 << 20;
-/// Instead of [`ACK_BYTES`], where the driver knows of two more messages.
+/// Instead of [`ACK_BYTES`], where the driver knows of two more frames.
 const ACK_BYTES_FOLLOWED: u32 = 2 << 20;
 const ACK_BOTH: (u32, u32) = (16, 32 << 10);
 

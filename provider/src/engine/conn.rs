@@ -11,7 +11,7 @@ use proto::{Engine, Hello, Need, Refusal, Request, Tick};
 
 use super::bootstrap::Peer;
 use super::lane::{LaneIn, on_device};
-use super::link::{Link, Share};
+use super::link::{Link, Path, Share};
 use super::message::Messages;
 use super::receive::{Received, Staging};
 use super::send::{Filler, Nowhere};
@@ -543,6 +543,7 @@ impl Conn {
             }
         }
         self.pay_lane(inner);
+        inner.mind_followed(false);
         inner.brought = serviced.moved;
         // A lane may have had something to say of which the stream brought nothing.
         let says = inner.engine.need() == Need::Now && !inner.is_blocked();
@@ -593,7 +594,7 @@ impl Conn {
         told: u32,
     ) -> io::Result<()> {
         stream.register(self.progress.epoll(), self.token())?;
-        let share = Share::of(self.progress, 0, false);
+        let share = Share::of(self.progress, Path::default());
         inner.engine.set_window(share.window);
         inner.link = Some(Link::new(stream, share));
         if let Err(fatal) = inner.engine.connect(theirs, told) {

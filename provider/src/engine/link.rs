@@ -18,8 +18,8 @@ use crate::transport::{Batch, Flushed, Notices, Outlet, Stream, Wait};
 /// been sent and one is full.
 pub(super) const WINDOW: proto::Window = proto::Window { bytes: 3 << 20, requests: 3 };
 const LOOK_WINDOWS: u64 = 4;
-/// With a lane: what waits for the peer is in memory of a device, and in no cache. All lanes of the process together do not
-/// have more than half of what a peer binds on that account.
+/// With a lane: what waits for the peer is in memory of a device, and in no cache. All connections of the process together
+/// do not have more than half of what a peer binds on that account.
 const LANE_WINDOW: u64 = 8 << 20;
 const LANE_WINDOWS: u64 = 16 << 20;
 /// What the connections of a process have on their way together at most, a request of each aside: a third of what the
@@ -36,6 +36,14 @@ pub(super) struct Share {
     pub(super) window: proto::Window,
     /// While others wait, it begins again only when all of that is acknowledged, and in its turn.
     takes_turns: bool,
+}
+
+/// What a connection's payload takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Path {
+    /// Bytes that it was seen to hold.
+    pub(super) capacity: u64,
+    pub(super) has_lane: bool,
 }
 
 /// A connected stream with what is half sent and half received.
@@ -182,23 +190,24 @@ impl Link {
         let capacities = [Some(self.stream.tx()), lane].into_iter().flatten().map(socket::path_capacity);
         // What one of them was seen to hold it may no longer; the other then holds it.
         let capacity = capacities.map(Result::unwrap_or_default).max().unwrap_or(0);
-        (self.share, self.chosen) = (Share::of(progress, capacity, lane.is_some()), engine.sent());
+        let path = Path { capacity, has_lane: lane.is_some() };
+        (self.share, self.chosen) = (Share::of(progress, path), engine.sent());
         engine.set_window(self.share.window);
     }
 }
 
 impl Share {
-    /// That of one of the process's connections, whose path holds so many bytes.
-    pub(super) fn of(progress: &Progress, path: u64, has_lane: bool) -> Share {
-        Share::among(progress.registry().len().max(1), progress.tcp_memory, path, has_lane)
+    /// That of one of the process's connections, whose path is this one.
+    pub(super) fn of(progress: &Progress, path: Path) -> Share {
+        Share::among(progress.registry().len().max(1), progress.tcp_memory, path)
     }
 
-    fn among(connections: usize, tcp_memory: u64, path: u64, has_lane: bool) -> Share {
+    fn among(connections: usize, tcp_memory: u64, Path { capacity, has_lane }: Path) -> Share {
         let most = ALL_WINDOWS.max(tcp_memory / 3) / connections as u64;
         let takes_turns = connections > MANY;
         let least = if takes_turns { VISIT } else { WINDOW };
         let lane = if has_lane { LANE_WINDOW.min(LANE_WINDOWS / connections as u64) } else { 0 };
-        let bytes = path.saturating_mul(2).max(least.bytes).max(lane).min(most);
+        let bytes = capacity.saturating_mul(2).max(least.bytes).max(lane).min(most);
         Share { window: proto::Window { bytes, ..least }, takes_turns }
     }
 }
@@ -211,14 +220,15 @@ mod tests {
 
     #[test]
     fn a_lane_has_more_on_its_way_while_there_are_few() {
-        let bytes = |connections, has_lane| Share::among(connections, 0, 0, has_lane).window.bytes;
+        let bytes = |connections, has_lane| Share::among(connections, 0, Path { capacity: 0, has_lane }).window.bytes;
         assert_eq!([1, 2, 4, 8].map(|n| bytes(n, true) / MIB), [8, 8, 4, 3]);
         assert_eq!([1, 8].map(|n| bytes(n, false) / MIB), [3, 3]);
     }
 
     #[test]
     fn a_path_has_twice_what_it_holds_unless_that_is_too_much_for_all() {
-        let bytes = |connections, path| Share::among(connections, 0, path, true).window.bytes;
+        let bytes =
+            |connections, capacity| Share::among(connections, 0, Path { capacity, has_lane: true }).window.bytes;
         assert_eq!(bytes(1, 20 * MIB), 40 * MIB);
         assert_eq!(bytes(1, 200 * MIB), ALL_WINDOWS);
         assert_eq!(bytes(1000, 20 * MIB), ALL_WINDOWS / 1000);
@@ -226,8 +236,9 @@ mod tests {
 
     #[test]
     fn those_that_take_turns_have_a_visit() {
-        assert!(!Share::among(MANY, 0, 0, true).takes_turns);
-        let share = Share::among(MANY + 1, 0, 0, true);
+        let share = |connections| Share::among(connections, 0, Path { capacity: 0, has_lane: true });
+        assert!(!share(MANY).takes_turns);
+        let share = share(MANY + 1);
         assert_eq!((share.takes_turns, share.window), (true, VISIT));
     }
 }

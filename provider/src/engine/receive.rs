@@ -113,9 +113,10 @@ impl Inbox {
         }
     }
 
-    /// Whether a frame that waits for its payload on the lane has another behind it.
+    /// Whether a frame that waits for its payload on the lane has another such one behind it.
     fn is_followed(&self) -> bool {
-        self.waits_for_lane() && self.held.len() >= HEADER_LEN
+        let next = || Frame::decode(&self.held).ok().flatten();
+        self.waits_for_lane() && next().is_some_and(|(frame, _)| frame.lane == LANE)
     }
 
     pub(super) fn waits_for_lane(&self) -> bool {
@@ -152,6 +153,19 @@ pub(super) enum Received {
     End,
 }
 
+impl Inner {
+    /// Tells the engine whether more has been announced than waits for its payload; before the stream has been looked at,
+    /// it may have.
+    pub(super) fn mind_followed(&mut self, unseen: bool) {
+        let followed = self.link.as_ref().is_some_and(|link| link.inbox.is_followed());
+        self.engine.set_followed(unseen || followed);
+    }
+
+    fn waits_for_lane(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.inbox.waits_for_lane())
+    }
+}
+
 impl Conn {
     /// Reads once and handles what came.
     pub(super) fn receive(
@@ -160,12 +174,10 @@ impl Conn {
         staging: &mut Staging,
         iovs: &mut Vec<Iov>,
     ) -> io::Result<Received> {
-        let inbox = |inner: &Inner, is: fn(&Inbox) -> bool| inner.link.as_ref().is_some_and(|link| is(&link.inbox));
-        let waited = inbox(inner, Inbox::waits_for_lane);
+        let waited = inner.waits_for_lane();
         let received = self.read(inner, staging, iovs)?;
-        // What is behind a frame that a lane has ended is not known before the stream has been looked at.
-        let ended = waited && !inbox(inner, Inbox::waits_for_lane);
-        inner.engine.set_followed(ended || inbox(inner, Inbox::is_followed));
+        let ended = waited && !inner.waits_for_lane();
+        inner.mind_followed(ended);
         Ok(received)
     }
 
@@ -678,5 +690,31 @@ fn refusal(error: AccessError) -> Refusal {
     match error {
         AccessError::Unaligned => Refusal::Invalid,
         AccessError::Denied | AccessError::Fault | AccessError::NoKey | AccessError::OutOfRange => Refusal::Access,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_lane_brings_next_follows_a_frame_that_waits_for_it() {
+        let frame = |op, lane| {
+            let (bytes, len) = Frame { lane, len: u32::from(lane), ..Frame::new(op) }.encode();
+            bytes[..len].to_vec()
+        };
+        let (announced, in_band, ack) = (frame(Op::Write, LANE), frame(Op::Write, IN_BAND), frame(Op::Ack, IN_BAND));
+        let followed = |by_lane, held: &[&[u8]]| {
+            let to = Place::Memory(Span::empty());
+            let placing = Some(Placing { to, done: 0, left: 1, by_lane, invalidates: None });
+            Inbox { placing, held: held.concat(), ..Inbox::default() }.is_followed()
+        };
+        assert!(followed(true, &[&announced]));
+        assert!(followed(true, &[&announced, &ack]));
+        assert!(!followed(false, &[&announced]));
+        assert!(!followed(true, &[]));
+        assert!(!followed(true, &[&announced[..HEADER_LEN - 1]]));
+        assert!(!followed(true, &[&in_band]));
+        assert!(!followed(true, &[&ack, &announced]));
     }
 }

@@ -4,7 +4,6 @@ mod cuda;
 mod mapped;
 mod softaccel;
 
-use std::any::TypeId;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -41,15 +40,10 @@ pub(super) struct Exported<'a> {
 /// Whose memory it is: copies between buffers of one kind need no host.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Kind {
-    implementation: TypeId,
-    device: u64,
-}
-
-impl Kind {
-    /// That of the device of this number among those that `D` implements.
-    pub(super) fn of<D: Device + 'static>(device: u64) -> Kind {
-        Kind { implementation: TypeId::of::<D>(), device }
-    }
+    /// Of its file.
+    pub(super) name: &'static str,
+    /// The device's number among those.
+    pub(super) device: u64,
 }
 
 /// Who has copied.

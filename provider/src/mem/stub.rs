@@ -100,7 +100,7 @@ impl Device for Stub {
     }
 
     fn kind(&self) -> Kind {
-        Kind::of::<Stub>(self.0.number)
+        Kind { name: "stub", device: self.0.number }
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {

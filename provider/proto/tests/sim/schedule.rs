@@ -123,7 +123,8 @@ impl Schedule {
             }
             6..9 => {
                 let limit = 1 << self.pair.rng.within(0..22);
-                let closed = self.pair.rng.one_in(8);
+                let (closed, followed) = (self.pair.rng.one_in(8), self.pair.rng.one_in(2));
+                self.pair.side(end).engine.set_followed(followed);
                 self.pair.side(end).engine.set_closed(closed);
                 self.pair.side(end).transmit(limit);
                 self.pair.side(end).engine.set_closed(false);

@@ -104,7 +104,7 @@ impl Device for Memory {
     }
 
     fn kind(&self) -> Kind {
-        Kind::of::<Memory>(self.gpu.ordinal as u64)
+        Kind { name: "cuda", device: self.gpu.ordinal as u64 }
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {

@@ -78,7 +78,7 @@ impl Device for Memory {
     }
 
     fn kind(&self) -> Kind {
-        Kind::of::<Memory>(0)
+        Kind { name: "mapped", device: 0 }
     }
 
     fn dmabuf(&self) -> Option<BorrowedFd<'_>> {

@@ -35,7 +35,7 @@ impl Memory {
     }
 
     fn new(accelerator: SoftAccel, dmabuf: OwnedFd) -> io::Result<Memory> {
-        let kind = Kind::of::<Memory>(accelerator.number()?);
+        let kind = Kind { name: "softaccel", device: accelerator.number()? };
         Ok(Memory { accelerator, dmabuf, kind })
     }
 }
