@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Preloaded: kills its program after the call to send(2) or ioctl(2) whose number, from 1, is KILLED_AFTER. */
+/* Preloaded: kills its program after call number KILLED_AFTER, from 1, to send(2) or ioctl(2). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 static void done(void)
@@ -17,7 +18,7 @@ static void done(void)
 
 ssize_t send(int fd, const void *data, size_t len, int flags)
 {
-	ssize_t (*call)(int, const void *, size_t, int) = dlsym(RTLD_NEXT, "send");
+	typeof(send) *call = dlsym(RTLD_NEXT, "send");
 	ssize_t result = call(fd, data, len, flags);
 
 	done();
@@ -26,7 +27,7 @@ ssize_t send(int fd, const void *data, size_t len, int flags)
 
 int ioctl(int fd, unsigned long request, ...)
 {
-	int (*call)(int, unsigned long, ...) = dlsym(RTLD_NEXT, "ioctl");
+	typeof(ioctl) *call = dlsym(RTLD_NEXT, "ioctl");
 	va_list arguments;
 	int result;
 
